@@ -1,0 +1,103 @@
+"""What can go wrong, in one tree; catch at any level.
+
+LagError
+├── AdapterError
+│   ├── AdapterFormatError          cannot be read: missing, corrupt, Git-LFS pointer, NaN
+│   ├── UnsupportedAdapterError     can be read, cannot be applied exactly: DoRA, trained bias, ...
+│   └── AdapterMismatchError        another base model, wrong shapes, modules the model lacks
+├── LibraryError
+│   ├── AdapterNotFoundError
+│   ├── DuplicateAdapterError
+│   ├── LibraryLockedError          another writer holds the library
+│   └── LibraryCorruptError
+├── PlanError
+├── ModelError
+└── GenerationError
+    └── PromptTooLongError
+
+Beside the tree stands one warning, `DeadAdapterWarning`: the adapter is valid and changes nothing.
+"""
+
+from __future__ import annotations
+
+
+class LagError(Exception):
+    """The root: a mistake of the user, a file or a model, told in words.
+
+    Every message says what was expected, what was found and where, and what to do.
+
+    Args:
+        expected: what should have been there.
+        found: what was found instead, and where; omit when `expected` is the whole message.
+        action: what the reader can do about it.
+    """
+
+    def __init__(self, expected: str, found: str = "", action: str = "") -> None:
+        self.expected = expected
+        self.found = found
+        self.action = action
+        super().__init__(" ".join(_sentence(part) for part in (expected, found, action) if part))
+
+    def __reduce__(self) -> tuple[type[LagError], tuple[str, str, str]]:
+        return type(self), (self.expected, self.found, self.action)
+
+
+def _sentence(part: str) -> str:
+    text = part.strip()
+    return text if text.endswith((".", "!", "?")) else text + "."
+
+
+class AdapterError(LagError):
+    """An adapter cannot be used."""
+
+
+class AdapterFormatError(AdapterError):
+    """The adapter's files cannot be read: missing, truncated, a Git-LFS pointer, not finite."""
+
+
+class UnsupportedAdapterError(AdapterError):
+    """The adapter is sound, but what it computes cannot be applied exactly."""
+
+
+class AdapterMismatchError(AdapterError):
+    """The adapter belongs to another base model: its name, shapes or modules differ."""
+
+
+class LibraryError(LagError):
+    """The adapter library cannot do what was asked."""
+
+
+class AdapterNotFoundError(LibraryError):
+    """No adapter of that name is in the library."""
+
+
+class DuplicateAdapterError(LibraryError):
+    """The name is taken by another adapter of the library."""
+
+
+class LibraryLockedError(LibraryError):
+    """Another writer holds the library."""
+
+
+class LibraryCorruptError(LibraryError):
+    """The library's files do not say what its manifest says."""
+
+
+class PlanError(LagError):
+    """The plan contradicts itself, or names what does not exist."""
+
+
+class ModelError(LagError):
+    """The base model cannot be loaded, or its modules cannot be routed."""
+
+
+class GenerationError(LagError):
+    """Text cannot be generated as asked."""
+
+
+class PromptTooLongError(GenerationError):
+    """The prompt and the requested new tokens do not fit the model's context."""
+
+
+class DeadAdapterWarning(UserWarning):
+    """The adapter's update is zero in every module: it is accepted and changes nothing."""
