@@ -1,0 +1,49 @@
+# `make demo` and `make test` work on a fresh clone: they install once, then never again
+# until pyproject.toml or constraints.txt changes.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# For the smaller CPU-only torch: make install PIP_FLAGS='--extra-index-url https://download.pytorch.org/whl/cpu'
+PIP_FLAGS ?=
+
+# The tests and the demo use what ships in this repository and nothing else.
+demo test bench: export HF_HUB_OFFLINE := 1
+demo test bench: export TOKENIZERS_PARALLELISM := false
+
+.PHONY: help install demo test lint bench clean
+
+help: ## Show this text.
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## Make .venv with every extra, at the tested versions.
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) --version). Try: make install PYTHON=python3.11" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt -e '.[all]'
+	@touch $@
+
+demo: $(STAMP) ## Ask the shipped model in every mode; prints a table, draws a routing heat map.
+	@$(BIN)/lag demo
+
+test: $(STAMP) ## Run the tests (no network, no GPU).
+	@$(BIN)/python -m pytest
+
+lint: $(STAMP) ## Check format, style and types.
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+bench: $(STAMP) ## Run the benchmark programs of tests/benchmarks and print their numbers.
+	@shopt -s nullglob; for program in tests/benchmarks/bench_*.py; do \
+		echo "== $$program"; $(BIN)/python "$$program"; done
+
+clean: ## Remove .venv, caches and the demo's output.
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache demo-output

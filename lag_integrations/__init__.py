@@ -1,0 +1,1 @@
+"""The engine inside LangChain and LlamaIndex: drop-in models, retrievers and chains."""
