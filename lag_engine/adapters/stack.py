@@ -1,0 +1,152 @@
+"""One module's adapters, stacked: arrow vectors at hand, factors gathered when they are used.
+
+Knows tensors only. A `Block` is what one segment holds for one module; a `ModuleStack` is the
+rows of one kind over all blocks, in the order in which the adapters joined the library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+AdapterKind = Literal["task", "knowledge"]
+
+
+class ModuleShape(NamedTuple):
+    """The two widths of a linear module: `y (D_out) = W x (D_in)`."""
+
+    d_in: int
+    d_out: int
+
+
+class Block(NamedTuple):
+    """The stacked factors of several adapters; memory-mapped, read when indexed.
+
+    Attributes:
+        A: (n, R, D_in); zero rows beyond an adapter's own rank.
+        B: (n, R, D_out).
+        singular: (n, R) float32.
+        arrow: (n, D_in); a copy of `A[:, 0]`, contiguous.
+    """
+
+    A: Tensor
+    B: Tensor
+    singular: Tensor
+    arrow: Tensor
+
+
+class ModuleStack:
+    """The adapters of one kind that update one module; row = order of joining.
+
+    A lower row wins a tie. Ranks may differ: everything is zero-padded to the highest rank, which
+    is exact. The arrow vectors are a view of the mapped file where the rows lie together in one
+    block, and a copy otherwise; factors stay on disk until `A` or `B` is called.
+
+    Attributes:
+        module: full dotted path in the base model.
+        kind: "task" or "knowledge".
+        names: the adapter of each row; N of them.
+        arrow: top right singular vectors; (N, D_in); unit norm (zero for no adapter).
+        singular: (N, R) float32; descending; zero-padded.
+        ranks: each adapter's own rank; N of them.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        kind: AdapterKind,
+        names: Sequence[str],
+        *,
+        shape: ModuleShape,
+        ranks: Sequence[int],
+        blocks: Sequence[Block],
+        block_of: Sequence[int],
+        local: Sequence[int],
+    ) -> None:
+        self.module = module
+        self.kind = kind
+        self.names = tuple(names)
+        self.ranks = tuple(ranks)
+        self.d_in, self.d_out = shape
+        self.rank = max(self.ranks, default=0)
+        self._blocks = tuple(blocks)
+        self._block_of = torch.tensor(block_of, dtype=torch.long)  # (N,)
+        self._local = torch.tensor(local, dtype=torch.long)  # (N,)
+        self.arrow = self._gather_all("arrow", (self.d_in,))  # (N, D_in)
+        self.singular = self._gather_all("singular", (self.rank,))  # (N, R)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the factors and of the arrow vectors."""
+        return self.arrow.dtype
+
+    def A(self, rows: Tensor) -> Tensor:
+        """Returns the right factors of the given rows.
+
+        Args:
+            rows: (...) long; each in [0, N).
+
+        Returns:
+            (..., R, D_in); a copy; zero-padded to the stack's rank.
+        """
+        return self._gather("A", rows, (self.rank, self.d_in))
+
+    def B(self, rows: Tensor) -> Tensor:
+        """Returns the left factors of the given rows, singular values folded in.
+
+        Args:
+            rows: (...) long; each in [0, N).
+
+        Returns:
+            (..., R, D_out); a copy; zero-padded to the stack's rank.
+        """
+        return self._gather("B", rows, (self.rank, self.d_out))
+
+    def _gather_all(self, field: str, shape: tuple[int, ...]) -> Tensor:
+        """A view where the rows are one run of one block; else a copy."""
+        n = len(self.names)
+        if len(self._blocks) == 1 and _is_run(self._local):
+            start = int(self._local[0])
+            rows: Tensor = getattr(self._blocks[0], field)[start : start + n]
+            return rows[:, : shape[0]] if field == "singular" else rows
+        return self._gather(field, torch.arange(n), shape)
+
+    def _gather(self, field: str, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
+        flat = rows.reshape(-1)
+        if len(self._blocks) == 1:
+            found = self._from_one_block(field, flat, shape)
+        else:
+            found = self._from_many_blocks(field, flat, shape)
+        return found.reshape(*rows.shape, *shape)
+
+    def _from_one_block(self, field: str, flat: Tensor, shape: tuple[int, ...]) -> Tensor:
+        source: Tensor = getattr(self._blocks[0], field)
+        if field in ("A", "B", "singular"):
+            # A block can be wider than its live rows once its widest adapter was removed.
+            source = source[:, : self.rank]
+        return source.index_select(0, self._local[flat])
+
+    def _from_many_blocks(self, field: str, flat: Tensor, shape: tuple[int, ...]) -> Tensor:
+        dtype = getattr(self._blocks[0], field).dtype if self._blocks else torch.float32
+        found = torch.zeros((len(flat), *shape), dtype=dtype)
+        owners = self._block_of[flat]
+        for index in owners.unique().tolist():
+            source: Tensor = getattr(self._blocks[index], field)
+            at = (owners == index).nonzero().flatten()
+            part = source.index_select(0, self._local[flat[at]])  # (n, R_block, ...)
+            if field == "arrow":
+                found[at] = part
+            else:
+                width = min(part.shape[1], self.rank)
+                found[at, :width] = part[:, :width]
+        return found
+
+
+def _is_run(rows: Tensor) -> bool:
+    return bool(len(rows)) and bool((rows == torch.arange(len(rows)) + rows[0]).all())
