@@ -1,0 +1,39 @@
+"""Who is chosen: scores, routers, plans and the record of their decisions, over tensors only."""
+
+from lag_engine.routing.plan import MODES, Plan
+from lag_engine.routing.products import GROUPED, REFERENCE, Form, Stack
+from lag_engine.routing.routers import LAG, NOT_APPLIED, Arrow, Choice, Router, SpectR
+from lag_engine.routing.scores import SCORES, Score
+from lag_engine.routing.selections import (
+    SLOTS,
+    Generated,
+    Latent,
+    Pinned,
+    Routed,
+    Selection,
+    Slot,
+)
+
+__all__ = [
+    "GROUPED",
+    "LAG",
+    "MODES",
+    "NOT_APPLIED",
+    "REFERENCE",
+    "SCORES",
+    "SLOTS",
+    "Arrow",
+    "Choice",
+    "Form",
+    "Generated",
+    "Latent",
+    "Pinned",
+    "Plan",
+    "Routed",
+    "Router",
+    "Score",
+    "Selection",
+    "Slot",
+    "SpectR",
+    "Stack",
+]

@@ -1,0 +1,311 @@
+"""Who is chosen for a token: Arrow, SpectR and LAG.
+
+Every router sees the inputs of one module and that module's stack, and decides for each token from
+that token's input alone: the choice is causal and safe with a KV cache.
+
+Ties go to the adapter that joined the library first (the lowest row). Scores that differ by less
+than float rounding count as tied, so the same adapters win whatever the shape of the batch was.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from lag_engine.errors import PlanError
+from lag_engine.routing.products import GROUPED, Form, Stack, row_chunks
+from lag_engine.routing.scores import (
+    SCORES,
+    Score,
+    accumulation_dtype,
+    arrow_scores,
+    rerank_scores,
+    rounding_tolerance,
+)
+from lag_engine.routing.ties import top_columns
+
+NOT_APPLIED = -1
+
+
+class Choice(NamedTuple):
+    """What one router chose for T tokens of one module.
+
+    The update of token t is the sum over k of ``weights[t, k] * B*[rows[t, k]]^T z[t, k]``.
+    """
+
+    rows: Tensor
+    """Rows of the stack; (T, K) int64; NOT_APPLIED where the token stays on the base."""
+    weights: Tensor
+    """Routing weights; (T, K); 0 where nothing is applied."""
+    z: Tensor
+    """A* x of the chosen rows; (T, K, R)."""
+    scores: Tensor
+    """The score that decided; (T, K); of the best adapter where a floor refused it, else 0."""
+
+
+class Router(Protocol):
+    """Chooses adapters for each token of one module."""
+
+    @property
+    def name(self) -> str:
+        """The router's name in traces."""
+        ...
+
+    def route(
+        self, x: Tensor, stack: Stack, *, allowed: Tensor | None = None, form: Form = GROUPED
+    ) -> Choice:
+        """Returns the choice for every token.
+
+        Args:
+            x: inputs of the module; (T, D_in).
+            stack: the module's adapters of one kind; N rows.
+            allowed: rows that may be chosen; (N,) bool; None allows all.
+            form: how the products are computed.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Arrow:
+    """Chooses the `top_k` largest |a*.x|, weighted by a softmax over them (arXiv 2405.11157).
+
+    Outputs are mixed as in PEFT; mttl merges A and B apart, which adds cross terms (equal for
+    top_k = 1).
+
+    Raises:
+        PlanError: `top_k` below 1, or a temperature that is not positive.
+    """
+
+    top_k: int = 1
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require_count("top_k", self.top_k)
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise PlanError(
+                "Expected a softmax temperature above 0",
+                f"found temperature={self.temperature!r}",
+                "Pass a positive number; a small one comes near top-1",
+            )
+
+    @property
+    def name(self) -> str:
+        """The router's name in traces."""
+        return "arrow"
+
+    def route(
+        self, x: Tensor, stack: Stack, *, allowed: Tensor | None = None, form: Form = GROUPED
+    ) -> Choice:
+        """Returns the top_k adapters by arrow score; see `Router.route`."""
+        if stack.arrow.shape[0] == 0:
+            return _nothing(x, stack)
+        scores = _masked(arrow_scores(x, stack.arrow), allowed)  # (T, N)
+        rows, scores = _top_rows(scores, self.top_k, rounding_tolerance(x, stack.singular, "arrow"))
+        weights = _softmax(scores / self.temperature)
+        return _settle(rows, weights, form.project(x, rows, stack), scores)
+
+
+@dataclass(frozen=True)
+class SpectR:
+    """Chooses the `top_k` best scores over the whole library, with equal weights (arXiv 2504.03454).
+
+    Evaluates all N adapters for every token, a bounded number at a time: the exact, expensive end
+    of LAG. Outputs are mixed; the authors' code merges A and B apart.
+
+    Raises:
+        PlanError: `top_k` below 1, or an unknown score.
+    """
+
+    top_k: int = 1
+    score: Score = "projection"
+
+    def __post_init__(self) -> None:
+        _require_count("top_k", self.top_k)
+        _require_score(self.score)
+
+    @property
+    def name(self) -> str:
+        """The router's name in traces."""
+        return "spectr"
+
+    def route(
+        self, x: Tensor, stack: Stack, *, allowed: Tensor | None = None, form: Form = GROUPED
+    ) -> Choice:
+        """Returns the top_k adapters by the chosen score; see `Router.route`."""
+        if stack.arrow.shape[0] == 0:
+            return _nothing(x, stack)
+        scores = self._all_scores(x, stack, allowed, form)  # (T, N)
+        rows, scores = _top_rows(
+            scores, self.top_k, rounding_tolerance(x, stack.singular, self.score)
+        )
+        chosen = torch.isfinite(scores)
+        weights = chosen.to(scores) / chosen.sum(-1, keepdim=True).clamp(min=1)
+        return _settle(rows, weights, form.project(x, rows, stack), scores)
+
+    def _all_scores(
+        self, x: Tensor, stack: Stack, allowed: Tensor | None, form: Form
+    ) -> Tensor:
+        dtype = accumulation_dtype(x)
+        n_adapters = stack.arrow.shape[0]
+        scores = x.new_full((x.shape[0], n_adapters), -torch.inf, dtype=dtype)  # (T, N)
+        rows = torch.arange(n_adapters, device=x.device) if allowed is None else allowed.nonzero()[:, 0]
+        rank = stack.singular.shape[-1]
+        for chunk in row_chunks(rows, rank * max(x.shape)):
+            z = form.project(x, chunk, stack)  # (T, n, R)
+            scores[:, chunk] = rerank_scores(z, stack.singular[chunk].to(z), self.score)
+        return scores
+
+
+@dataclass(frozen=True)
+class LAG:
+    """Retrieves by arrow score, reranks the retrieved, applies the best one (arXiv 2507.05346).
+
+    A hard argmax: one adapter a token, weight 1. `retrieve_k` is clamped to N; 1 is Arrow top-1, N
+    is SpectR top-1.
+
+    With ``retrieve_k="adaptive"`` each token reranks every adapter whose arrow score is at least
+    `keep` times the token's best, never fewer than `k_min` nor more than `k_max` (then the highest).
+    This guarantees that Arrow's winner is always reranked, that a token with one clear direction
+    pays for `k_min` adapters only, and that no token pays for more than `k_max`. It does not
+    guarantee SpectR's winner, whose arrow score may be small; ``keep=0`` with ``k_max >= N`` does.
+
+    Args:
+        retrieve_k: candidates a token reranks, or "adaptive".
+        score: the score that decides among them.
+        floor: a best score below it leaves the token on the base, in units of the score.
+        keep: share of the best arrow score, in [0, 1]; adaptive only.
+        k_min: least number of candidates; adaptive only.
+        k_max: largest number of candidates; adaptive only.
+
+    Raises:
+        PlanError: a count below 1, ``k_min > k_max``, `keep` outside [0, 1], an unknown score, or
+            a floor that is not finite.
+    """
+
+    retrieve_k: int | Literal["adaptive"] = 20
+    score: Score = "projection"
+    floor: float | None = None
+    keep: float = 0.5
+    k_min: int = 1
+    k_max: int = 64
+
+    def __post_init__(self) -> None:
+        if self.retrieve_k != "adaptive":
+            _require_count("retrieve_k", self.retrieve_k)
+        _require_score(self.score)
+        _require_count("k_min", self.k_min)
+        if self.k_max < self.k_min or not 0.0 <= self.keep <= 1.0:
+            raise PlanError(
+                "Expected k_min <= k_max and keep within [0, 1]",
+                f"found k_min={self.k_min!r}, k_max={self.k_max!r}, keep={self.keep!r}",
+                "Give a bound of at least k_min, and a share of the best arrow score",
+            )
+        if self.floor is not None and not math.isfinite(self.floor):
+            raise PlanError(
+                "Expected a finite score floor",
+                f"found floor={self.floor!r}",
+                "Pass None for no floor",
+            )
+
+    @property
+    def name(self) -> str:
+        """The router's name in traces."""
+        return "lag"
+
+    def route(
+        self, x: Tensor, stack: Stack, *, allowed: Tensor | None = None, form: Form = GROUPED
+    ) -> Choice:
+        """Returns one adapter a token, or none below the floor; see `Router.route`."""
+        if stack.arrow.shape[0] == 0:
+            return _nothing(x, stack)
+        rows, retrieved = self._retrieve(x, stack, allowed)  # (T, K), or both shared by all tokens
+        z = form.project(x, rows, stack)  # (T, K, R)
+        singular = stack.singular[rows].to(z)  # (T, K, R)
+        scores = rerank_scores(z, singular, self.score).masked_fill(~retrieved, -torch.inf)
+        best, score = _top_rows(scores, 1, rounding_tolerance(x, singular, self.score))  # (T, 1)
+        rows = rows.expand_as(scores)
+        z = z.gather(1, best.unsqueeze(-1).expand(-1, -1, z.shape[-1]))  # (T, 1, R)
+        return _settle(rows.gather(1, best), torch.ones_like(score), z, score, self.floor)
+
+    def _retrieve(self, x: Tensor, stack: Stack, allowed: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Returns candidate rows in library order, and which count; both (T, K), or (N,) for all."""
+        n_adapters = stack.arrow.shape[0]
+        if self.retrieve_k != "adaptive" and self.retrieve_k >= n_adapters:
+            rows = torch.arange(n_adapters, device=x.device)
+            return rows, torch.ones_like(rows, dtype=torch.bool) if allowed is None else allowed
+        scores = _masked(arrow_scores(x, stack.arrow), allowed)  # (T, N)
+        limit = self.k_max if self.retrieve_k == "adaptive" else self.retrieve_k
+        rows, top = _top_rows(scores, limit, rounding_tolerance(x, stack.singular, "arrow"))
+        counts = torch.isfinite(top)  # (T, K)
+        if self.retrieve_k == "adaptive":
+            counts &= top >= self._threshold(top)
+            widest = int(counts.sum(-1).max()) if counts.numel() else 0
+            order = counts.sort(dim=-1, descending=True, stable=True).indices[:, : max(widest, 1)]
+            rows, counts = rows.gather(1, order), counts.gather(1, order)
+        rows, order = rows.sort(dim=-1)
+        return rows, counts.gather(1, order)
+
+    def _threshold(self, top: Tensor) -> Tensor:
+        """Returns the arrow score a candidate needs; (T, 1)."""
+        descending = top.sort(dim=-1, descending=True).values
+        least = descending[:, min(self.k_min, top.shape[-1]) - 1].unsqueeze(-1)
+        return torch.minimum(descending[:, :1] * self.keep, least)
+
+
+def _masked(scores: Tensor, allowed: Tensor | None) -> Tensor:
+    return scores if allowed is None else scores.masked_fill(~allowed, -torch.inf)
+
+
+def _top_rows(scores: Tensor, k: int, tolerance: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the columns of the k best scores, clamped to N, and those scores; both (T, K)."""
+    rows = top_columns(scores, min(k, scores.shape[-1]), tolerance)
+    return rows, scores.gather(-1, rows)
+
+
+def _softmax(scores: Tensor) -> Tensor:
+    """Returns a softmax over the last dimension; all zero where every score is -inf."""
+    return torch.nan_to_num(torch.softmax(scores, dim=-1), nan=0.0)
+
+
+def _settle(
+    rows: Tensor, weights: Tensor, z: Tensor, scores: Tensor, floor: float | None = None
+) -> Choice:
+    """Returns the choice with every refused place marked as not applied."""
+    refused = torch.isneginf(scores)
+    scores = scores.masked_fill(refused, 0.0)
+    if floor is not None:
+        refused |= scores < floor
+    return Choice(
+        rows.masked_fill(refused, NOT_APPLIED), weights.masked_fill(refused, 0.0), z, scores
+    )
+
+
+def _nothing(x: Tensor, stack: Stack) -> Choice:
+    """Returns the choice of an empty stack: every token visibly on the base."""
+    n_tokens, dtype = x.shape[0], accumulation_dtype(x)
+    zeros = x.new_zeros((n_tokens, 1), dtype=dtype)
+    z = x.new_zeros((n_tokens, 1, stack.singular.shape[-1]), dtype=dtype)
+    rows = torch.full((n_tokens, 1), NOT_APPLIED, dtype=torch.long, device=x.device)
+    return Choice(rows, zeros, z, zeros)
+
+
+def _require_count(name: str, value: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise PlanError(
+            f"Expected {name} to be a whole number of at least 1",
+            f"found {name}={value!r}",
+            "Pass 1 or more; more than the library holds is clamped to its size",
+        )
+
+
+def _require_score(score: str) -> None:
+    if score not in SCORES:
+        raise PlanError(
+            f"Expected one of the scores {', '.join(SCORES)}",
+            f"found score={score!r}",
+            "Choose one; `projection` is the published score",
+        )

@@ -1,0 +1,134 @@
+"""What one slot of a plan holds: which adapters are applied there, and how they are chosen.
+
+Selections are immutable values: equal when they mean the same, hashable, with a stable repr.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from lag_engine.errors import PlanError
+from lag_engine.routing.routers import Router
+
+Slot = Literal["task", "knowledge"]
+SLOTS: tuple[Slot, ...] = get_args(Slot)
+
+Weights = str | Iterable[str] | Mapping[str, float]
+"""One name, names of weight 1, or a weight for each name."""
+
+
+@dataclass(frozen=True)
+class Routed:
+    """Adapters chosen for each token and module by a router.
+
+    Args:
+        router: Arrow, SpectR, LAG or another `Router`; hashable.
+        candidates: names that may be chosen, in any order; None for the whole library.
+
+    Raises:
+        PlanError: an empty list of candidates.
+    """
+
+    router: Router
+    candidates: tuple[str, ...] | None = None
+
+    def __init__(self, router: Router, candidates: str | Iterable[str] | None = None) -> None:
+        names = None if candidates is None else tuple(sorted(_weights(candidates)))
+        if names == ():
+            raise PlanError(
+                "Expected at least one candidate for the router",
+                "found an empty list",
+                "Pass None to route over the whole library, or leave the slot empty",
+            )
+        object.__setattr__(self, "router", router)
+        object.__setattr__(self, "candidates", names)
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """The same adapters at every position, their weighted updates summed exactly.
+
+    Args:
+        adapters: one name, names of weight 1, or a finite weight for each name.
+
+    Raises:
+        PlanError: no adapter, the same name twice, or a weight that is not finite.
+    """
+
+    items: tuple[tuple[str, float], ...]
+    """(name, weight), sorted by name: the sum does not depend on the order of writing."""
+
+    def __init__(self, adapters: Weights) -> None:
+        object.__setattr__(self, "items", _sorted_items(adapters))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The pinned adapters, sorted."""
+        return tuple(name for name, _ in self.items)
+
+
+@dataclass(frozen=True)
+class Latent:
+    """A sparse mix of the library's shared latent adapters (Poly-PRAG, arXiv 2511.17044).
+
+    Args:
+        weights: for each document, under its name, the weight of its routing vector.
+    """
+
+    items: tuple[tuple[str, float], ...]
+
+    def __init__(self, weights: Weights) -> None:
+        object.__setattr__(self, "items", _sorted_items(weights))
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Adapters made from the passage's text during the request, pinned (DyPRAG, arXiv 2503.23895).
+
+    Args:
+        adapters: the names they were registered under, with weights.
+    """
+
+    items: tuple[tuple[str, float], ...]
+
+    def __init__(self, adapters: Weights) -> None:
+        object.__setattr__(self, "items", _sorted_items(adapters))
+
+
+Selection = Routed | Pinned | Latent | Generated
+
+
+def _weights(names: Weights) -> dict[str, float]:
+    """Returns a weight for each name."""
+    if isinstance(names, Mapping):
+        return {str(name): float(weight) for name, weight in names.items()}
+    listed = [names] if isinstance(names, str) else list(names)
+    twice = sorted({name for name in listed if listed.count(name) > 1})
+    if twice:
+        raise PlanError(
+            "Expected each adapter once",
+            f"found {', '.join(map(repr, twice))} more than once",
+            "Name it once; give a weight to apply it more strongly",
+        )
+    return dict.fromkeys(listed, 1.0)
+
+
+def _sorted_items(adapters: Weights) -> tuple[tuple[str, float], ...]:
+    items = tuple(sorted(_weights(adapters).items()))
+    if not items:
+        raise PlanError(
+            "Expected at least one adapter to apply",
+            "found none",
+            "Name one, or leave the slot empty (mode 'base' applies nothing)",
+        )
+    for name, weight in items:
+        if not math.isfinite(weight):
+            raise PlanError(
+                "Expected a finite weight for each adapter",
+                f"found {weight!r} for {name!r}",
+                "Pass a finite number",
+            )
+    return items
