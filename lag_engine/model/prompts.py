@@ -1,0 +1,148 @@
+"""From a prompt or a conversation to the token ids the model reads, special tokens once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lag_engine.errors import GenerationError, PromptTooLongError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+Message = Mapping[str, Any]
+"""`{"role": ..., "content": ...}`, and whatever else the model's chat template reads."""
+
+Prompt = str | Sequence[Message] | Sequence[int]
+"""Raw text, a conversation, or token ids that are used as they are."""
+
+
+class PromptEncoder:
+    """Turns prompts into token ids and refuses those the model cannot read whole.
+
+    Args:
+        tokenizer: the model's.
+        context_length: the most positions the model has; None if it has no such bound.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, context_length: int | None) -> None:
+        self.tokenizer = tokenizer
+        self.context_length = context_length
+        # A fast tokenizer is one object behind all threads, and encoding may change its settings.
+        self._lock = threading.Lock()
+
+    def encode(self, prompt: Prompt) -> tuple[int, ...]:
+        """The prompt's token ids.
+
+        Raises:
+            GenerationError: the prompt is empty, of another type, or a conversation for a model
+                without a chat template.
+            PromptTooLongError: no room for a new token is left in the model's context.
+        """
+        ids = self._encode(prompt)
+        if not ids:
+            raise GenerationError(
+                "Expected a prompt of at least one token",
+                f"{str(prompt)!r:.100} has none",
+                "give the model something to continue",
+            )
+        self.check_length(len(ids), room=1)
+        return ids
+
+    def encode_continuation(
+        self, prompt: Prompt, continuation: str | Sequence[int]
+    ) -> tuple[int, ...]:
+        """The token ids that follow the prompt's when the continuation stands after it.
+
+        After raw text they are what tokenising both together adds, unless a token would span the
+        border; then, and after a conversation, the continuation is tokenised alone.
+        """
+        if not isinstance(continuation, str):
+            return tuple(continuation)
+        if isinstance(prompt, str):
+            before, both = self.text(prompt), self.text(prompt + continuation)
+            if both[: len(before)] == before:
+                return both[len(before) :]
+        return self.text(continuation, special=False)
+
+    def text(self, text: str, *, special: bool = True) -> tuple[int, ...]:
+        """The ids of raw text; a begin token already written out in it is not added again."""
+        begin = self.tokenizer.bos_token
+        written = isinstance(begin, str) and bool(begin) and text.startswith(begin)
+        with self._lock:
+            encoded = self.tokenizer(
+                text, add_special_tokens=special and not written, verbose=False
+            )
+        return tuple(encoded["input_ids"])
+
+    def messages(self, messages: Sequence[Message], **options: Any) -> tuple[int, ...]:
+        """The ids of a conversation, by the model's chat template, special tokens included once.
+
+        Raises:
+            GenerationError: the model has no chat template, or its template refuses the messages.
+        """
+        if not self.tokenizer.chat_template:
+            raise GenerationError(
+                "Expected a model with a chat template, since the prompt is a list of messages",
+                f"the tokenizer of {self.tokenizer.name_or_path or 'this model'!r} has none",
+                "pass the prompt as one string, or set `tokenizer.chat_template`",
+            )
+        options = {"add_generation_prompt": True, **options}
+        try:
+            with self._lock:
+                encoded = self.tokenizer.apply_chat_template(
+                    [dict(message) for message in messages],
+                    tokenize=True,
+                    return_dict=True,
+                    **options,
+                )
+        except Exception as error:  # a template is a program: it raises whatever it likes
+            raise GenerationError(
+                "Expected messages that the model's chat template accepts",
+                f"it refused them: {type(error).__name__}: {error}",
+                "check the roles, their order and the content of each message",
+            ) from error
+        return tuple(encoded["input_ids"])
+
+    def check_length(self, length: int, *, room: int) -> None:
+        """Refuses what leaves fewer than `room` positions of the model's context free."""
+        if self.context_length is None or length + room <= self.context_length:
+            return
+        raise PromptTooLongError(
+            f"Expected at most {self.context_length - room} tokens, in a context of "
+            f"{self.context_length}" + (" with one new token" if room else ""),
+            f"the prompt has {length}",
+            "shorten the prompt or retrieve fewer documents; nothing is ever cut off",
+        )
+
+    def _encode(self, prompt: Prompt) -> tuple[int, ...]:
+        if isinstance(prompt, str):
+            return self.text(prompt)
+        items = list(prompt) if isinstance(prompt, Sequence) else [None]
+        if all(isinstance(item, Mapping) for item in items):
+            return self.messages(items) if items else ()  # type: ignore[arg-type]
+        if all(isinstance(item, int) and not isinstance(item, bool) for item in items):
+            return self._checked_ids(items)  # type: ignore[arg-type]
+        raise GenerationError(
+            "Expected a prompt: a string, a list of {'role', 'content'} messages, or token ids",
+            f"got {type(prompt).__name__}: {prompt!s:.100}",
+            "convert it to one of these",
+        )
+
+    def _checked_ids(self, ids: Sequence[int]) -> tuple[int, ...]:
+        size = len(self.tokenizer)
+        wrong = [i for i in ids if not 0 <= i < size]
+        if wrong:
+            raise GenerationError(
+                f"Expected token ids from 0 to {size - 1}",
+                f"the prompt has {wrong[0]}",
+                "tokenise it with this engine's tokenizer",
+            )
+        return tuple(ids)
+
+
+def context_length(config: PretrainedConfig) -> int | None:
+    """How many positions the model has, prompt and answer together; None if unbounded."""
+    length = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return int(length) if length else None
