@@ -15,7 +15,9 @@ LagError
 └── GenerationError
     └── PromptTooLongError
 
-Beside the tree stands one warning, `DeadAdapterWarning`: the adapter is valid and changes nothing.
+AdapterWarning (a UserWarning)
+├── DeadAdapterWarning              the adapter is valid and changes nothing
+└── UnknownFieldWarning             its config sets a field that this version does not know
 """
 
 from __future__ import annotations
@@ -99,5 +101,13 @@ class PromptTooLongError(GenerationError):
     """The prompt and the requested new tokens do not fit the model's context."""
 
 
-class DeadAdapterWarning(UserWarning):
+class AdapterWarning(UserWarning):
+    """An adapter is accepted, but its owner should look at it."""
+
+
+class DeadAdapterWarning(AdapterWarning):
     """The adapter's update is zero in every module: it is accepted and changes nothing."""
+
+
+class UnknownFieldWarning(AdapterWarning):
+    """The adapter's config sets a field that this version does not know and does not apply."""

@@ -1,0 +1,345 @@
+"""The library's manifest: one SQLite database that says what is in the library.
+
+A segment file counts only once a row here names it. Every committed change raises `generation`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from threading import RLock
+from typing import Any, NamedTuple
+
+from lag_engine.adapters.base_model import BaseModel
+from lag_engine.adapters.stack import ModuleShape
+from lag_engine.errors import LibraryCorruptError, LibraryError
+
+FILE_NAME = "manifest.sqlite"
+FORMAT_VERSION = 1
+
+_SCHEMA = """
+CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE base_modules (
+    module TEXT PRIMARY KEY,
+    d_in INTEGER NOT NULL,
+    d_out INTEGER NOT NULL,
+    transposed INTEGER NOT NULL
+);
+CREATE TABLE segments (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    file TEXT NOT NULL UNIQUE,
+    sha256 TEXT NOT NULL,
+    n_bytes INTEGER NOT NULL
+);
+CREATE TABLE layouts (id INTEGER PRIMARY KEY, modules TEXT NOT NULL UNIQUE);
+CREATE TABLE adapters (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    name TEXT NOT NULL,
+    kind TEXT NOT NULL CHECK (kind IN ('task', 'knowledge')),
+    document_id TEXT,
+    segment INTEGER REFERENCES segments (id),
+    position INTEGER NOT NULL,
+    layout INTEGER NOT NULL REFERENCES layouts (id),
+    n_bytes INTEGER NOT NULL,
+    source TEXT NOT NULL,
+    base_model TEXT,
+    sha256 TEXT NOT NULL,
+    metadata TEXT NOT NULL,
+    created TEXT NOT NULL,
+    is_removed INTEGER NOT NULL DEFAULT 0
+);
+CREATE UNIQUE INDEX live_names ON adapters (name) WHERE NOT is_removed;
+"""
+
+
+class AdapterRow(NamedTuple):
+    """One live adapter as the manifest has it; `modules` maps a path to (rank, D_in, D_out)."""
+
+    id: int
+    name: str
+    kind: str
+    document_id: str | None
+    segment: int
+    position: int
+    layout: int
+    n_bytes: int
+    source: str
+    base_model: str | None
+    sha256: str
+    metadata: str
+    created: str
+
+
+class SegmentRow(NamedTuple):
+    """One segment file that the manifest vouches for."""
+
+    id: int
+    file: str
+    sha256: str
+    n_bytes: int
+
+
+class Layout(NamedTuple):
+    """The modules that an adapter updates, with rank and widths; shared by many adapters."""
+
+    ranks: Mapping[str, int]
+    shapes: Mapping[str, ModuleShape]
+
+    def to_json(self) -> str:
+        """The form it is stored and compared in."""
+        rows = [[module, self.ranks[module], *self.shapes[module]] for module in sorted(self.ranks)]
+        return json.dumps(rows, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Layout:
+        """Reads what `to_json` wrote."""
+        rows = json.loads(text)
+        return cls(
+            {module: rank for module, rank, _, _ in rows},
+            {module: ModuleShape(d_in, d_out) for module, _, d_in, d_out in rows},
+        )
+
+
+class Contents(NamedTuple):
+    """Everything live at one generation, read in one transaction."""
+
+    generation: int
+    adapters: list[AdapterRow]
+    segments: dict[int, SegmentRow]
+    layouts: dict[int, Layout]
+
+
+class Manifest:
+    """A connection to the manifest; safe to share between threads."""
+
+    def __init__(self, folder: Path, *, read_only: bool) -> None:
+        self._path = folder / FILE_NAME
+        if not self._path.is_file():
+            raise LibraryError(
+                f"Expected an adapter library at {folder}",
+                f"found no {FILE_NAME} there",
+                "check the path, or make one with AdapterLibrary.create",
+            )
+        self._lock = RLock()
+        self._db = _connect(self._path, read_only=read_only)
+        self._check_version()
+
+    @staticmethod
+    def create(folder: Path, base: BaseModel, *, dtype: str) -> None:
+        """Makes an empty manifest; it appears whole or not at all."""
+        partial = folder / f"{FILE_NAME}.partial"
+        partial.unlink(missing_ok=True)
+        facts = {"dtype": dtype, "generation": "0", "base_model": base.name}
+        facts["knows_shapes"] = "1" if base.shapes is not None else None
+        with _closing(sqlite3.connect(partial)) as db, db:
+            db.executescript(_SCHEMA)
+            db.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+            kept = [(name, value) for name, value in facts.items() if value is not None]
+            db.executemany("INSERT INTO facts VALUES (?, ?)", kept)
+            db.executemany(
+                "INSERT INTO base_modules VALUES (?, ?, ?, ?)",
+                [
+                    (module, *shape, module in base.transposed)
+                    for module, shape in (base.shapes or {}).items()
+                ],
+            )
+        os.replace(partial, folder / FILE_NAME)
+
+    def close(self) -> None:
+        """Closes the connection; closing twice is fine."""
+        with self._lock:
+            self._db.close()
+
+    @property
+    def generation(self) -> int:
+        """The number of committed changes so far, other processes' included."""
+        return int(self._fact("generation") or 0)
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of stored factors."""
+        return self._fact("dtype") or "float32"
+
+    def base(self) -> BaseModel:
+        """Returns what was known of the base model when the library was made."""
+        rows = self._read("SELECT module, d_in, d_out, transposed FROM base_modules")
+        shapes = {module: ModuleShape(d_in, d_out) for module, d_in, d_out, _ in rows}
+        transposed = frozenset(module for module, _, _, is_transposed in rows if is_transposed)
+        knows_shapes = self._fact("knows_shapes") is not None
+        return BaseModel(self._fact("base_model"), shapes if knows_shapes else None, transposed)
+
+    def contents(self) -> Contents:
+        """Reads everything live, as of one moment."""
+        columns = ", ".join(AdapterRow._fields)
+        with self._lock, self._transaction("DEFERRED"):
+            generation = self.generation
+            adapters = self._read(
+                f"SELECT {columns} FROM adapters WHERE NOT is_removed ORDER BY id"
+            )
+            segments = self._read("SELECT id, file, sha256, n_bytes FROM segments")
+            layouts = self._read("SELECT id, modules FROM layouts")
+        return Contents(
+            generation,
+            [AdapterRow(*row) for row in adapters],
+            {row[0]: SegmentRow(*row) for row in segments},
+            {key: Layout.from_json(text) for key, text in layouts},
+        )
+
+    def check_integrity(self) -> list[str]:
+        """Returns what SQLite finds wrong with its own file; empty if nothing."""
+        try:
+            found = [str(row[0]) for row in self._read("PRAGMA integrity_check")]
+        except sqlite3.DatabaseError as error:
+            return [str(error)]
+        return [] if found == ["ok"] else found
+
+    @contextmanager
+    def change(self) -> Iterator[Change]:
+        """One atomic, durable change; an exception leaves the manifest as it was."""
+        with self._lock, self._transaction("IMMEDIATE"):
+            yield Change(self._db)
+            self._db.execute(
+                "UPDATE facts SET value = CAST(value AS INTEGER) + 1 WHERE name = 'generation'"
+            )
+
+    @contextmanager
+    def _transaction(self, mode: str) -> Iterator[None]:
+        self._db.execute(f"BEGIN {mode}")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+
+    def _fact(self, name: str) -> str | None:
+        rows = self._read("SELECT value FROM facts WHERE name = ?", (name,))
+        return None if not rows else str(rows[0][0])
+
+    def _read(self, query: str, values: Sequence[object] = ()) -> list[Any]:
+        with self._lock:
+            return self._db.execute(query, values).fetchall()
+
+    def _check_version(self) -> None:
+        try:
+            version = self._read("PRAGMA user_version")[0][0]
+        except sqlite3.DatabaseError as error:
+            self._db.close()
+            raise LibraryCorruptError(
+                f"Expected an SQLite manifest at {self._path}",
+                f"found: {error}",
+                "restore it from a copy, or build the library again",
+            ) from error
+        if version != FORMAT_VERSION:
+            self._db.close()
+            raise LibraryError(
+                f"Expected a library of format {FORMAT_VERSION} at {self._path.parent}",
+                f"found format {version}",
+                "use the version of lag_engine that wrote it, or build the library again",
+            )
+
+
+class Change:
+    """The statements of one transaction."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def insert_segment(self, file: str, sha256: str, n_bytes: int) -> int:
+        """Adds a segment file; returns its id."""
+        row = self._db.execute(
+            "INSERT INTO segments (file, sha256, n_bytes) VALUES (?, ?, ?)",
+            (file, sha256, n_bytes),
+        )
+        assert row.lastrowid is not None
+        return row.lastrowid
+
+    def insert_layout(self, layout: Layout) -> int:
+        """Returns the id of the layout, which is added if it is new."""
+        text = layout.to_json()
+        self._db.execute("INSERT OR IGNORE INTO layouts (modules) VALUES (?)", (text,))
+        found = self._db.execute("SELECT id FROM layouts WHERE modules = ?", (text,))
+        return int(found.fetchone()[0])
+
+    def insert_adapter(self, values: Mapping[str, object]) -> int:
+        """Adds an adapter; returns its id, which gives its place in joining order."""
+        columns, marks = ", ".join(values), ", ".join("?" * len(values))
+        row = self._db.execute(
+            f"INSERT INTO adapters ({columns}) VALUES ({marks})", tuple(values.values())
+        )
+        assert row.lastrowid is not None
+        return row.lastrowid
+
+    def rename(self, adapter: int, name: str) -> None:
+        """Gives an adapter another name."""
+        self._db.execute("UPDATE adapters SET name = ? WHERE id = ?", (name, adapter))
+
+    def mark_removed(self, adapter: int) -> None:
+        """Takes an adapter out of sight; `purge` reclaims its row."""
+        self._db.execute("UPDATE adapters SET is_removed = 1 WHERE id = ?", (adapter,))
+
+    def move(self, adapter: int, *, segment: int, position: int) -> None:
+        """Says where an adapter's factors are now."""
+        self._db.execute(
+            "UPDATE adapters SET segment = ?, position = ? WHERE id = ?",
+            (segment, position, adapter),
+        )
+
+    def purge(self) -> None:
+        """Forgets removed adapters, and segments and layouts that nothing refers to."""
+        self._db.execute("DELETE FROM adapters WHERE is_removed")
+        for table, column in (("segments", "segment"), ("layouts", "layout")):
+            self._db.execute(
+                f"DELETE FROM {table} WHERE id NOT IN (SELECT {column} FROM adapters)"
+            )
+
+
+@contextmanager
+def _closing(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    try:
+        yield db
+    finally:
+        db.close()
+
+
+def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
+    if read_only and not os.access(path.parent, os.W_OK):
+        return _connect_unwritable(path)
+    db = _open(f"{path.resolve().as_uri()}?mode=rw")
+    if read_only:
+        db.execute("PRAGMA query_only = 1")
+        return db
+    try:
+        db.execute("PRAGMA journal_mode = WAL")
+    except sqlite3.DatabaseError as error:
+        db.close()
+        raise LibraryCorruptError(
+            f"Expected an SQLite manifest at {path}",
+            f"found: {error}",
+            "restore it from a copy, or build the library again",
+        ) from error
+    # FULL: a committed change survives a power cut, not only a crash.
+    db.execute("PRAGMA synchronous = FULL")
+    return db
+
+
+def _connect_unwritable(path: Path) -> sqlite3.Connection:
+    """Reads a library in a folder we may not write, such as an installed package.
+
+    Reading in WAL mode needs a shared-memory file beside the database. Where there is none and we
+    cannot make one, nobody writes either, and the file may be read as it is.
+    """
+    has_log = path.with_name(f"{path.name}-wal").exists()
+    mode = "mode=ro" if has_log else "mode=ro&immutable=1"
+    return _open(f"{path.resolve().as_uri()}?{mode}")
+
+
+def _open(uri: str) -> sqlite3.Connection:
+    return sqlite3.connect(
+        uri, uri=True, isolation_level=None, check_same_thread=False, timeout=30.0
+    )

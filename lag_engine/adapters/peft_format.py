@@ -1,0 +1,299 @@
+"""PEFT LoRA folders, read and written: per module `lora_A`, `lora_B` and `scaling`.
+
+The tensors in the file decide which modules are updated and how large they are. GPT-2's Conv1D
+stores its own weight transposed, but PEFT stores `lora_A` (R, D_in) and `lora_B` (D_out, R) for it
+as for any other module, whatever `fan_in_fan_out` says; the flag is therefore not needed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lag_engine.adapters.hub import locate
+from lag_engine.adapters.peft_config import (
+    CONFIG_NAME,
+    check_config,
+    is_targeted,
+    rank_of,
+    read_config,
+    scaling_of,
+)
+from lag_engine.adapters.weights import SAFETENSORS_NAME, read_weights
+from lag_engine.errors import (
+    AdapterFormatError,
+    DeadAdapterWarning,
+    UnsupportedAdapterError,
+)
+
+_PREFIX = "base_model.model."
+_FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<factor>[AB])(\.(?P<adapter>[^.]+))?\.weight")
+_WRAPPERS = re.compile(r"(?:_orig_mod|_fsdp_wrapped_module)\.")
+
+
+class LoraModule(NamedTuple):
+    """One module's update, `scaling * lora_B @ lora_A`.
+
+    Attributes:
+        lora_A: (R, D_in).
+        lora_B: (D_out, R).
+        scaling: alpha / r, or what PEFT makes of it.
+    """
+
+    lora_A: Tensor
+    lora_B: Tensor
+    scaling: float
+
+
+@dataclass(frozen=True, eq=False)
+class PeftAdapter:
+    """An adapter as PEFT stores it, checked.
+
+    Attributes:
+        modules: by full dotted path in the base model, without PEFT's prefix.
+        base_model: the model it was trained on, as its config names it.
+        config: the config as read; may be empty for an adapter made in memory.
+        source: the folder or hub id it came from; "" for an adapter made in memory.
+    """
+
+    modules: Mapping[str, LoraModule]
+    base_model: str | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether the update is zero in every module."""
+        return not any(
+            bool(part.scaling) and bool(part.lora_A.any()) and bool(part.lora_B.any())
+            for part in self.modules.values()
+        )
+
+
+def read_peft(
+    source: str | Path, *, revision: str | None = None, allow_pickle: bool = False
+) -> PeftAdapter:
+    """Reads a PEFT LoRA adapter from a folder or a hub id.
+
+    Args:
+        source: a folder that exists, else a hub id `owner/name`.
+        revision: branch, tag or commit of a hub id.
+        allow_pickle: also read `adapter_model.bin` (always with `weights_only=True`).
+
+    Returns:
+        The adapter; every tensor finite, shapes consistent with the config.
+
+    Raises:
+        AdapterFormatError: missing, truncated, corrupt, a Git-LFS pointer, not finite, or config
+            and weights contradict each other.
+        UnsupportedAdapterError: it cannot be applied exactly; the message names why.
+
+    Warns:
+        DeadAdapterWarning: the update is zero in every module.
+        UnknownFieldWarning: the config sets a field this version has not heard of.
+    """
+    folder = locate(source, revision=revision, allow_pickle=allow_pickle)
+    config = read_config(folder)
+    tensors = read_weights(folder, allow_pickle=allow_pickle)
+    modules = _lora_modules(tensors, config, str(source))
+    base_model = config.get("base_model_name_or_path") or None
+    adapter = PeftAdapter(modules, base_model, config, str(source))
+    warn_if_dead(adapter)
+    return adapter
+
+
+def warn_if_dead(adapter: PeftAdapter) -> None:
+    """Warns if the adapter changes nothing."""
+    if adapter.is_dead:
+        warnings.warn(
+            f"{adapter.source or 'The adapter'} changes nothing: lora_B (or lora_A) is zero in "
+            "every module. It is accepted; was it saved before training?",
+            DeadAdapterWarning,
+            stacklevel=2,
+        )
+
+
+def _lora_modules(
+    tensors: Mapping[str, Tensor], config: Mapping[str, Any], source: str
+) -> dict[str, LoraModule]:
+    try:
+        return {
+            module: _lora_module(module, factors, config, source)
+            for module, factors in _by_module(tensors, source).items()
+        }
+    except (re.error, TypeError, ValueError, AttributeError) as error:
+        raise AdapterFormatError(
+            "Expected a config whose ranks, alphas and patterns PEFT can read",
+            f"found in {source}: {error}",
+            "correct the config",
+        ) from error
+
+
+def _by_module(tensors: Mapping[str, Tensor], source: str) -> dict[str, dict[str, Tensor]]:
+    """Groups the tensors by module; sorted by path."""
+    modules: dict[str, dict[str, Tensor]] = {}
+    owners = set()
+    for name, tensor in tensors.items():
+        match = _FACTOR.fullmatch(_WRAPPERS.sub("", name).removeprefix(_PREFIX))
+        if match is None or match["module"].endswith("base_layer"):
+            raise _not_a_factor(name, source)
+        owners.add(match["adapter"])
+        modules.setdefault(match["module"], {})[match["factor"]] = tensor
+    if not modules or len(owners) > 1:
+        found = f"adapters {sorted(map(str, owners))} in one file" if owners else "no tensor"
+        action = "save each adapter in a folder of its own" if owners else "save it again"
+        raise AdapterFormatError("Expected one LoRA adapter", f"found {found} in {source}", action)
+    return dict(sorted(modules.items()))
+
+
+def _not_a_factor(name: str, source: str) -> UnsupportedAdapterError:
+    for mark, reason, action in (
+        ("lora_magnitude_vector", "a DoRA magnitude", "train without use_dora"),
+        ("lora_embedding_", "a LoRA on an embedding", "train on linear modules only"),
+        ("base_layer", "a LoRA on a bare parameter", "train through target_modules only"),
+        (".bias", "a trained bias", "train with bias='none'"),
+        ("modules_to_save", "a module of modules_to_save", "train without modules_to_save"),
+    ):
+        if mark in name:
+            break
+    else:
+        reason = "a whole weight, or a factor of another method"
+        action = (
+            "save the adapter with save_embedding_layers=False and without modules_to_save; only "
+            "lora_A and lora_B can be applied"
+        )
+    return UnsupportedAdapterError(
+        "Expected lora_A and lora_B of linear modules, which can be applied exactly",
+        f"found {name!r} in {source}: {reason}",
+        action,
+    )
+
+
+def _lora_module(
+    module: str, factors: Mapping[str, Tensor], config: Mapping[str, Any], source: str
+) -> LoraModule:
+    if factors.keys() != {"A", "B"}:
+        raise AdapterFormatError(
+            f"Expected lora_A and lora_B of {module}",
+            f"found only lora_{next(iter(factors))} in {source}",
+            "save the adapter again",
+        )
+    lora_a, lora_b = factors["A"], factors["B"]
+    _check_shapes(module, lora_a, lora_b, source)
+    if not is_targeted(config, module):
+        raise AdapterFormatError(
+            "Expected the config to target every module of the weights file",
+            f"found factors of {module} in {source}, which target_modules, exclude_modules or "
+            "layers_to_transform leave out (PEFT would load them nowhere)",
+            "remove these tensors, or correct the config",
+        )
+    rank = rank_of(config, module)
+    if rank != lora_a.shape[0]:
+        raise AdapterFormatError(
+            f"Expected rank {rank} for {module}, as r and rank_pattern say",
+            f"found lora_A {tuple(lora_a.shape)} in {source}",
+            "correct the config: the scaling depends on the rank",
+        )
+    return LoraModule(lora_a, lora_b, scaling_of(config, module, rank))
+
+
+def _check_shapes(module: str, lora_a: Tensor, lora_b: Tensor, source: str) -> None:
+    shapes = f"lora_A {tuple(lora_a.shape)} and lora_B {tuple(lora_b.shape)}"
+    if lora_a.dim() > 2 or lora_b.dim() > 2:
+        raise UnsupportedAdapterError(
+            "Expected a LoRA on linear modules",
+            f"found {shapes} for {module} in {source}: a convolution",
+            "train without the convolution",
+        )
+    fits = lora_a.dim() == lora_b.dim() == 2 and lora_a.shape[0] == lora_b.shape[1]
+    if not fits or 0 in (*lora_a.shape, *lora_b.shape):
+        raise AdapterFormatError(
+            f"Expected lora_A (R, D_in) and lora_B (D_out, R) for {module}",
+            f"found {shapes} in {source}",
+            "save it again; sharded training (ZeRO-3, FSDP) must gather its weights first",
+        )
+
+
+def write_peft(folder: str | Path, adapter: PeftAdapter) -> None:
+    """Writes an adapter as a PEFT folder that PEFT loads with equal output.
+
+    Modules of different rank or scaling are told apart by `rank_pattern` and `alpha_pattern`.
+
+    Args:
+        folder: is created; an adapter that is already in it is an error.
+        adapter: its tensors are written in their own dtype.
+
+    Raises:
+        AdapterFormatError: the folder holds an adapter already, or the adapter holds no module.
+    """
+    folder = Path(folder)
+    if (folder / CONFIG_NAME).exists() or (folder / SAFETENSORS_NAME).exists():
+        raise AdapterFormatError(
+            "Expected a folder without an adapter", f"found one in {folder}", "choose another"
+        )
+    if not adapter.modules:
+        raise AdapterFormatError("Expected an adapter with modules", "found none", "add some")
+    config = _config_of(adapter)
+    check_config(config, source=adapter.source or "the adapter")
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(_state_dict(adapter), folder / SAFETENSORS_NAME, metadata={"format": "pt"})
+    (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def _state_dict(adapter: PeftAdapter) -> dict[str, Tensor]:
+    tensors = {}
+    for module, part in adapter.modules.items():
+        # Clones: safetensors refuses tensors that share memory.
+        tensors[f"{_PREFIX}{module}.lora_A.weight"] = _own(part.lora_A)
+        tensors[f"{_PREFIX}{module}.lora_B.weight"] = _own(part.lora_B)
+    return tensors
+
+
+def _own(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu").clone(memory_format=torch.contiguous_format)
+
+
+def _config_of(adapter: PeftAdapter) -> dict[str, Any]:
+    """The most common rank and alpha are the default; the others stand in patterns."""
+    ranks = {module: part.lora_A.shape[0] for module, part in adapter.modules.items()}
+    alphas = {
+        module: _whole(part.scaling * ranks[module]) for module, part in adapter.modules.items()
+    }
+    rank, alpha = _most_common(ranks), _most_common(alphas)
+    given = adapter.config
+    return {
+        "peft_type": "LORA",
+        "task_type": given.get("task_type", "CAUSAL_LM"),
+        "base_model_name_or_path": adapter.base_model,
+        "revision": given.get("revision"),
+        "inference_mode": True,
+        "r": rank,
+        "lora_alpha": alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": bool(given.get("fan_in_fan_out", False)),
+        "use_rslora": False,
+        "init_lora_weights": True,
+        "modules_to_save": None,
+        "target_modules": sorted(adapter.modules),
+        "rank_pattern": {module: r for module, r in ranks.items() if r != rank},
+        "alpha_pattern": {module: a for module, a in alphas.items() if a != alpha},
+    }
+
+
+def _most_common(values: Mapping[str, Any]) -> Any:
+    return Counter(values.values()).most_common(1)[0][0]
+
+
+def _whole(alpha: float) -> float | int:
+    return int(alpha) if alpha == int(alpha) else alpha
