@@ -2,6 +2,7 @@
 
 from lag_engine.routing.plan import MODES, Plan
 from lag_engine.routing.products import GROUPED, REFERENCE, Form, Stack
+from lag_engine.routing.recorder import Decisions, Recorder
 from lag_engine.routing.routers import LAG, NOT_APPLIED, Arrow, Choice, Router, SpectR
 from lag_engine.routing.scores import SCORES, Score
 from lag_engine.routing.selections import (
@@ -13,6 +14,7 @@ from lag_engine.routing.selections import (
     Selection,
     Slot,
 )
+from lag_engine.routing.trace import Record, RoutingTrace
 
 __all__ = [
     "GROUPED",
@@ -24,13 +26,17 @@ __all__ = [
     "SLOTS",
     "Arrow",
     "Choice",
+    "Decisions",
     "Form",
     "Generated",
     "Latent",
     "Pinned",
     "Plan",
+    "Record",
+    "Recorder",
     "Routed",
     "Router",
+    "RoutingTrace",
     "Score",
     "Selection",
     "Slot",

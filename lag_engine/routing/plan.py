@@ -81,7 +81,7 @@ class Plan:
             if (None if selection is None else type(selection)) not in fillings:
                 raise PlanError(
                     f"Expected mode {self.mode!r} to hold {_named(fillings)} in its {slot} slot",
-                    f"found {_named((None if selection is None else type(selection),))}",
+                    f"Found {_named((None if selection is None else type(selection),))}",
                     "Use Plan.from_mode, or mode 'custom' for a combination of your own",
                 )
 
@@ -148,7 +148,7 @@ class Plan:
         if knowledge_routed and Routed not in row["knowledge"]:
             raise PlanError(
                 "Expected knowledge_routed only where the knowledge slot is routed",
-                f"found it with mode {mode!r}",
+                f"Found it with mode {mode!r}",
                 "Leave it out; 'rag+lag' takes it, 'lag' always routes both slots",
             )
         router = _router(mode, retrieve_k, score, top_k, temperature, floor)
@@ -184,7 +184,7 @@ def _pinned(mode: str, slots: list[Slot], adapters: Names | None) -> dict[Slot, 
     if set(given) != set(slots):
         raise PlanError(
             f"Expected pinned adapters for {_listed(slots)} in mode {mode!r}",
-            f"found them for {_listed(list(given))}",
+            f"Found them for {_listed(list(given))}",
             'Pass adapters={"task": names, "knowledge": names} with exactly these slots'
             if slots
             else "Leave adapters out, or choose a mode that pins some, such as 'prag'",
@@ -201,7 +201,7 @@ def _by_slot(adapters: Names | None, slots: list[Slot]) -> dict[Slot, Weights]:
     if len(slots) > 1:
         raise PlanError(
             "Expected to be told which adapter is for which slot",
-            "found a flat list for a mode that pins both",
+            "Found a flat list for a mode that pins both",
             'Pass adapters={"task": names, "knowledge": names}',
         )
     return {slots[0] if slots else "knowledge": cast("Weights", adapters)}
@@ -230,7 +230,7 @@ def _refuse_later(mode: str) -> None:
 def _unknown_mode(mode: str) -> PlanError:
     return PlanError(
         f"Expected one of the modes {', '.join(MODES)}",
-        f"found {mode!r}",
+        f"Found {mode!r}",
         "Choose one; '+' joins them in this order",
     )
 

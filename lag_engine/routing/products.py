@@ -157,9 +157,7 @@ def _project_gathered(x: Tensor, rows: Tensor, stack: Stack) -> Tensor:
     return torch.bmm(A, x.unsqueeze(-1)).view(*rows.shape, -1)
 
 
-def _groups(
-    rows: Tensor, *, block: int, item: int
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def _groups(rows: Tensor, *, block: int, item: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yields batches of adapters with the places that chose them.
 
     Adapters whose number of places lies between the same powers of two are batched and padded to

@@ -88,7 +88,7 @@ class Arrow:
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise PlanError(
                 "Expected a softmax temperature above 0",
-                f"found temperature={self.temperature!r}",
+                f"Found temperature={self.temperature!r}",
                 "Pass a positive number; a small one comes near top-1",
             )
 
@@ -146,13 +146,15 @@ class SpectR:
         weights = chosen.to(scores) / chosen.sum(-1, keepdim=True).clamp(min=1)
         return _settle(rows, weights, form.project(x, rows, stack), scores)
 
-    def _all_scores(
-        self, x: Tensor, stack: Stack, allowed: Tensor | None, form: Form
-    ) -> Tensor:
+    def _all_scores(self, x: Tensor, stack: Stack, allowed: Tensor | None, form: Form) -> Tensor:
         dtype = accumulation_dtype(x)
         n_adapters = stack.arrow.shape[0]
         scores = x.new_full((x.shape[0], n_adapters), -torch.inf, dtype=dtype)  # (T, N)
-        rows = torch.arange(n_adapters, device=x.device) if allowed is None else allowed.nonzero()[:, 0]
+        rows = (
+            torch.arange(n_adapters, device=x.device)
+            if allowed is None
+            else allowed.nonzero()[:, 0]
+        )
         rank = stack.singular.shape[-1]
         for chunk in row_chunks(rows, rank * max(x.shape)):
             z = form.project(x, chunk, stack)  # (T, n, R)
@@ -201,13 +203,13 @@ class LAG:
         if self.k_max < self.k_min or not 0.0 <= self.keep <= 1.0:
             raise PlanError(
                 "Expected k_min <= k_max and keep within [0, 1]",
-                f"found k_min={self.k_min!r}, k_max={self.k_max!r}, keep={self.keep!r}",
+                f"Found k_min={self.k_min!r}, k_max={self.k_max!r}, keep={self.keep!r}",
                 "Give a bound of at least k_min, and a share of the best arrow score",
             )
         if self.floor is not None and not math.isfinite(self.floor):
             raise PlanError(
                 "Expected a finite score floor",
-                f"found floor={self.floor!r}",
+                f"Found floor={self.floor!r}",
                 "Pass None for no floor",
             )
 
@@ -297,7 +299,7 @@ def _require_count(name: str, value: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise PlanError(
             f"Expected {name} to be a whole number of at least 1",
-            f"found {name}={value!r}",
+            f"Found {name}={value!r}",
             "Pass 1 or more; more than the library holds is clamped to its size",
         )
 
@@ -306,6 +308,6 @@ def _require_score(score: str) -> None:
     if score not in SCORES:
         raise PlanError(
             f"Expected one of the scores {', '.join(SCORES)}",
-            f"found score={score!r}",
+            f"Found score={score!r}",
             "Choose one; `projection` is the published score",
         )

@@ -40,7 +40,7 @@ class Routed:
         if names == ():
             raise PlanError(
                 "Expected at least one candidate for the router",
-                "found an empty list",
+                "Found an empty list",
                 "Pass None to route over the whole library, or leave the slot empty",
             )
         object.__setattr__(self, "router", router)
@@ -110,7 +110,7 @@ def _weights(names: Weights) -> dict[str, float]:
     if twice:
         raise PlanError(
             "Expected each adapter once",
-            f"found {', '.join(map(repr, twice))} more than once",
+            f"Found {', '.join(map(repr, twice))} more than once",
             "Name it once; give a weight to apply it more strongly",
         )
     return dict.fromkeys(listed, 1.0)
@@ -121,14 +121,14 @@ def _sorted_items(adapters: Weights) -> tuple[tuple[str, float], ...]:
     if not items:
         raise PlanError(
             "Expected at least one adapter to apply",
-            "found none",
+            "Found none",
             "Name one, or leave the slot empty (mode 'base' applies nothing)",
         )
     for name, weight in items:
         if not math.isfinite(weight):
             raise PlanError(
                 "Expected a finite weight for each adapter",
-                f"found {weight!r} for {name!r}",
+                f"Found {weight!r} for {name!r}",
                 "Pass a finite number",
             )
     return items

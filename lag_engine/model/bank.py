@@ -1,0 +1,184 @@
+"""The library as a running model sees it: one stack for each module and kind, on the right device.
+
+Nothing is read before it is used: a stack's arrow vectors when its module first routes, factors
+when they are gathered. `refresh` follows a library that changes.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from lag_engine.errors import AdapterNotFoundError
+from lag_engine.routing import SLOTS, Slot, Stack
+
+_SHOWN = 5
+
+
+class Shape(Protocol):
+    """The two widths of a linear module."""
+
+    @property
+    def d_in(self) -> int:
+        """Width of its input."""
+        ...
+
+    @property
+    def d_out(self) -> int:
+        """Width of its output."""
+        ...
+
+
+class NamedStack(Stack, Protocol):
+    """A stack that knows its adapters' names, as the library hands it out."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The adapter of each row."""
+        ...
+
+
+class _Info(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+class Library(Protocol):
+    """What the bank asks of an adapter library."""
+
+    @property
+    def generation(self) -> int:
+        """A number that changes with every committed change."""
+        ...
+
+    def list(self, kind: Slot | None = None, /) -> Iterable[_Info]:
+        """Returns the adapters of one kind."""
+        ...
+
+    def modules(self, kind: Slot | None = None, /) -> Mapping[str, Shape]:
+        """Returns the target modules of one kind, or of both."""
+        ...
+
+    def stack(self, module: str, kind: Slot, /) -> NamedStack:
+        """Returns one module's adapters of one kind."""
+        ...
+
+
+class ResidentStack:
+    """One module's stack on the module's device.
+
+    The arrow vectors and singular values stay there in float32, as they are read for every token;
+    factors are gathered from the library's memory-mapped blocks and copied, a few rows at a time.
+
+    Attributes:
+        names: the adapter of each row.
+        row_of: the row of each adapter.
+        arrow: (N, D_in), contiguous.
+        singular: (N, R).
+    """
+
+    def __init__(self, stack: NamedStack, device: torch.device) -> None:
+        self.names = tuple(stack.names)
+        self.row_of = {name: row for row, name in enumerate(self.names)}
+        self.arrow = _resident(stack.arrow, device)
+        self.singular = _resident(stack.singular, device)
+        self._stack = stack
+        self._device = device
+
+    def A(self, rows: Tensor) -> Tensor:
+        """Returns A* of these rows; (*rows.shape, R, D_in)."""
+        return self._stack.A(rows.cpu()).to(self._device)
+
+    def B(self, rows: Tensor) -> Tensor:
+        """Returns B* of these rows; (*rows.shape, R, D_out)."""
+        return self._stack.B(rows.cpu()).to(self._device)
+
+
+class AdapterBank:
+    """The stacks of a library, ready for the modules of one model.
+
+    Args:
+        library: an open adapter library, or None for none: then nothing can be applied.
+    """
+
+    def __init__(self, library: Library | None) -> None:
+        self._library = library
+        self._stacks: dict[tuple[str, Slot, torch.device], ResidentStack | None] = {}
+        self._read()
+
+    @property
+    def generation(self) -> int:
+        """The library's generation the bank shows."""
+        return self._generation
+
+    @property
+    def modules(self) -> Mapping[str, Shape]:
+        """The modules any adapter updates, with their widths."""
+        return self._modules
+
+    def names(self, slot: Slot) -> frozenset[str]:
+        """Returns the adapters of the slot's kind."""
+        return self._names[slot]
+
+    def refresh(self) -> bool:
+        """Follows the library; returns whether it had changed. Not during a forward pass."""
+        if self._library is None or self._library.generation == self._generation:
+            return False
+        self._read()
+        return True
+
+    def stack(self, module: str, slot: Slot, device: torch.device) -> ResidentStack | None:
+        """Returns a module's adapters of one kind on a device, or None where there are none."""
+        key = (module, slot, device)
+        if key not in self._stacks:
+            self._stacks[key] = self._open(*key)
+        return self._stacks[key]
+
+    def require(self, names: Sequence[str]) -> None:
+        """Checks that every name is in the library.
+
+        Raises:
+            AdapterNotFoundError: some are not; the message lists near matches.
+        """
+        known = self._names["task"] | self._names["knowledge"]
+        unknown = sorted(set(names) - known)
+        if unknown:
+            raise AdapterNotFoundError(
+                "Expected adapters that are in the library",
+                f"Found no {', '.join(map(repr, unknown[:_SHOWN]))} among {len(known)} adapters",
+                _suggestion(unknown, known),
+            )
+
+    def _open(self, module: str, slot: Slot, device: torch.device) -> ResidentStack | None:
+        if self._library is None or module not in self._modules_of[slot]:
+            return None
+        return ResidentStack(self._library.stack(module, slot), device)
+
+    def _read(self) -> None:
+        library = self._library
+        self._stacks.clear()
+        self._generation = 0 if library is None else library.generation
+        self._names: dict[Slot, frozenset[str]] = {
+            slot: frozenset(info.name for info in library.list(slot)) if library else frozenset()
+            for slot in SLOTS
+        }
+        self._modules_of: dict[Slot, Mapping[str, Shape]] = {
+            slot: library.modules(slot) if library else {} for slot in SLOTS
+        }
+        self._modules = {**self._modules_of["task"], **self._modules_of["knowledge"]}
+
+
+def _resident(tensor: Tensor, device: torch.device) -> Tensor:
+    dtype = torch.float64 if tensor.dtype == torch.float64 else torch.float32
+    return tensor.to(device, dtype).contiguous()
+
+
+def _suggestion(unknown: Sequence[str], known: Iterable[str]) -> str:
+    near = {match for name in unknown for match in difflib.get_close_matches(name, known, n=3)}
+    if near:
+        return f"Did you mean {', '.join(map(repr, sorted(near)[:_SHOWN]))}?"
+    return "List the library's adapters to see what there is"

@@ -1,0 +1,127 @@
+"""Collects what was chosen while a model runs; nobody pays for it while none is active."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lag_engine.errors import ModelError
+from lag_engine.routing.selections import Slot
+
+
+class Decisions(NamedTuple):
+    """What one module chose in one slot, for the tokens of one request.
+
+    Attributes:
+        module: full dotted path.
+        slot: "task" or "knowledge".
+        names: the adapters of the module's stack, by row.
+        rows: (T, K) int64; -1 where nothing is applied.
+        scores: (T, K); the deciding score; NaN where the adapter was pinned.
+        weights: (T, K); routing weights; 0 where nothing is applied.
+    """
+
+    module: str
+    slot: Slot
+    names: tuple[str, ...]
+    rows: Tensor
+    scores: Tensor
+    weights: Tensor
+
+
+class _Piece(NamedTuple):
+    """The tokens of some requests in one forward pass."""
+
+    requests: tuple[int, ...]
+    real: Tensor | None  # (B, T) of the whole batch
+    rows: Tensor  # (b, T, K)
+    scores: Tensor
+    weights: Tensor
+
+
+class Recorder:
+    """Collects the choices of every module and slot, for every request of a batch.
+
+    Call `expect` before a forward pass whose batch holds padding; tokens marked as padding are left
+    out. One recorder serves one batch, from its prefill to its last token.
+    """
+
+    def __init__(self) -> None:
+        self._real: Tensor | None = None
+        self._names: dict[tuple[str, Slot], tuple[str, ...]] = {}
+        self._pieces: dict[tuple[str, Slot], list[_Piece]] = {}
+
+    def expect(self, real: Tensor | None) -> None:
+        """Says which positions of the next forward passes hold a token.
+
+        Args:
+            real: (B, T), non-zero for a token and zero for padding; None when all are tokens.
+        """
+        self._real = None if real is None else real.bool().cpu()
+
+    def record(
+        self,
+        module: str,
+        slot: Slot,
+        names: tuple[str, ...],
+        *,
+        requests: tuple[int, ...],
+        rows: Tensor,
+        scores: Tensor,
+        weights: Tensor,
+    ) -> None:
+        """Keeps one module's choice for some requests of the running forward pass.
+
+        Args:
+            module: full dotted path.
+            slot: the slot that chose.
+            names: the adapters of the module's stack, by row.
+            requests: batch rows; b of them.
+            rows: (b, T, K).
+            scores: (b, T, K).
+            weights: (b, T, K).
+
+        Raises:
+            ModelError: the module sees other positions than the batch has, as a layer of experts
+                does; its choices cannot be told by token.
+        """
+        if self._real is not None and self._real.shape[1] != rows.shape[1]:
+            raise ModelError(
+                f"Expected {module!r} to see the {self._real.shape[1]} positions of the batch",
+                f"Found {rows.shape[1]}: its choices cannot be told by token",
+                "Run without a trace, or keep this module out of the library",
+            )
+        kept = (part.detach().to("cpu", copy=True) for part in (rows, scores, weights))
+        self._names[module, slot] = names
+        self._pieces.setdefault((module, slot), []).append(_Piece(requests, self._real, *kept))
+
+    def decisions(self, request: int) -> list[Decisions]:
+        """Returns what was recorded for one row of the batch, in the order modules first ran."""
+        found = []
+        for (module, slot), pieces in self._pieces.items():
+            parts = [_tokens_of(piece, request) for piece in pieces if request in piece.requests]
+            if parts:
+                width = max(rows.shape[1] for rows, _, _ in parts)
+                rows, scores, weights = (
+                    torch.cat([_widened(part[i], width, fill) for part in parts])
+                    for i, fill in enumerate((-1, 0, 0))
+                )
+                names = self._names[module, slot]
+                found.append(Decisions(module, slot, names, rows, scores, weights))
+        return found
+
+
+def _tokens_of(piece: _Piece, request: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns rows, scores and weights of one request's real tokens; each (T, K)."""
+    at = piece.requests.index(request)
+    rows, scores, weights = piece.rows[at], piece.scores[at], piece.weights[at]
+    if piece.real is None:
+        return rows, scores, weights
+    real = piece.real[request]
+    return rows[real], scores[real], weights[real]
+
+
+def _widened(part: Tensor, width: int, fill: int) -> Tensor:
+    return torch.nn.functional.pad(part, (0, width - part.shape[1]), value=fill)
