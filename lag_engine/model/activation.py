@@ -5,14 +5,12 @@ Resolving happens once for each module, slot and selection, and is kept while th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lag_engine.errors import ModelError, PlanError
-from lag_engine.model.bank import AdapterBank, ResidentStack
 from lag_engine.routing import (
     NOT_APPLIED,
     Choice,
@@ -26,8 +24,13 @@ from lag_engine.routing import (
     Selection,
     Slot,
 )
-from lag_engine.routing.recorder import Recorder
 from lag_engine.routing.scores import accumulation_dtype
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lag_engine.model.bank import AdapterBank, ResidentStack
+    from lag_engine.routing.recorder import Recorder
 
 CHUNK_TOKENS = 512
 """Tokens routed at once: bounds the (T, N) scores of a long prefill."""
@@ -159,7 +162,7 @@ class Activation:
         """
         if self.n_plans > 1 and (x.dim() < 3 or x.shape[0] != self.n_plans):
             raise ModelError(
-                f"Expected the input of {module!r} to have one row for each of {self.n_plans} plans",
+                f"Expected the input of {module!r} to have a row for each of {self.n_plans} plans",
                 f"Found the shape {tuple(x.shape)}",
                 "Run requests with different plans one at a time on this model",
             )

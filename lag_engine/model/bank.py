@@ -7,14 +7,16 @@ when they are gathered. `refresh` follows a library that changes.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
 from lag_engine.errors import AdapterNotFoundError
 from lag_engine.routing import SLOTS, Slot, Stack
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
 
 _SHOWN = 5
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from lag_engine.model.activation import Activation, ActiveSlot, Group
 from lag_engine.routing import GROUPED, SLOTS, Form, Slot
+
+if TYPE_CHECKING:
+    from lag_engine.model.activation import Activation, ActiveSlot, Group
 
 
 class ActivePlans:

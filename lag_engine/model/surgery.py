@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from types import TracebackType
-from typing import Self
-
-from torch import nn
+from typing import TYPE_CHECKING, Self
 
 from lag_engine.errors import AdapterMismatchError, ModelError
 from lag_engine.model.activation import Activation
-from lag_engine.model.bank import AdapterBank, Shape
 from lag_engine.model.linear import ActivePlans, RoutedLinear, features
 from lag_engine.routing import GROUPED, Form, Plan
-from lag_engine.routing.recorder import Recorder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from types import TracebackType
+
+    from torch import nn
+
+    from lag_engine.model.bank import AdapterBank, Shape
+    from lag_engine.routing.recorder import Recorder
 
 
 def install(model: nn.Module, bank: AdapterBank, *, form: Form = GROUPED) -> Surgery:

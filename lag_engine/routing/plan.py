@@ -9,11 +9,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 from lag_engine.errors import PlanError
 from lag_engine.routing.routers import LAG, Arrow, Router, SpectR
-from lag_engine.routing.scores import Score
 from lag_engine.routing.selections import (
     SLOTS,
     Generated,
@@ -24,6 +23,9 @@ from lag_engine.routing.selections import (
     Slot,
     Weights,
 )
+
+if TYPE_CHECKING:
+    from lag_engine.routing.scores import Score
 
 _Filling = type[Routed] | type[Pinned] | type[Latent] | type[Generated] | None
 _Row = tuple[_Filling, ...]
@@ -196,7 +198,7 @@ def _by_slot(adapters: Names | None, slots: list[Slot]) -> dict[Slot, Weights]:
     if adapters is None:
         return {}
     if _is_nested(adapters):
-        given = {slot: names for slot, names in cast("Mapping[Slot, Weights]", adapters).items()}
+        given = cast("Mapping[Slot, Weights]", adapters)
         return {slot: names for slot, names in given.items() if names}
     if len(slots) > 1:
         raise PlanError(
@@ -204,7 +206,7 @@ def _by_slot(adapters: Names | None, slots: list[Slot]) -> dict[Slot, Weights]:
             "Found a flat list for a mode that pins both",
             'Pass adapters={"task": names, "knowledge": names}',
         )
-    return {slots[0] if slots else "knowledge": cast("Weights", adapters)}
+    return {slots[0] if slots else "knowledge": adapters}
 
 
 def _is_nested(adapters: Names) -> bool:
@@ -221,8 +223,8 @@ def _refuse_later(mode: str) -> None:
         for filling in fillings:
             if filling in _LATER:
                 raise PlanError(
-                    f"Expected a mode this release can run, found {mode!r}",
-                    f"A later release brings {_LATER[filling]}",
+                    "Expected a mode this release can run",
+                    f"Found {mode!r}: a later release brings {_LATER[filling]}",
                     "Use 'prag' or 'prag+lag': one stored adapter a document",
                 )
 

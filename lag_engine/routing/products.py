@@ -7,14 +7,16 @@ or in float64 where the model is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from lag_engine.routing.scores import accumulation_dtype
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SCRATCH_ELEMENTS = 1 << 22
 """Elements of the largest temporary: 16 MiB in float32."""
@@ -126,7 +128,7 @@ def grouped_apply(z: Tensor, weights: Tensor, rows: Tensor, stack: Stack) -> Ten
     B = stack.B(distinct).to(z)  # (n, R, D_out)
     rank = B.shape[1]
     lines = index.unsqueeze(-1) * rank + torch.arange(rank, device=z.device)  # (T, K, R)
-    return F.embedding_bag(
+    return functional.embedding_bag(
         lines.flatten(1),
         B.flatten(0, 1),
         mode="sum",
@@ -161,7 +163,7 @@ def _groups(rows: Tensor, *, block: int, item: int) -> Iterator[tuple[Tensor, Te
     """Yields batches of adapters with the places that chose them.
 
     Adapters whose number of places lies between the same powers of two are batched and padded to
-    their largest, so that at most half of a product is padding and no Python loop runs over adapters.
+    their largest: less than half of a product is padding, and no Python loop runs over adapters.
 
     Args:
         rows: chosen row of each place; (P,), non-negative.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lag_engine.errors import ModelError
-from lag_engine.routing.selections import Slot
+
+if TYPE_CHECKING:
+    from lag_engine.routing.selections import Slot
 
 
 class Decisions(NamedTuple):

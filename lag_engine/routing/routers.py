@@ -111,7 +111,7 @@ class Arrow:
 
 @dataclass(frozen=True)
 class SpectR:
-    """Chooses the `top_k` best scores over the whole library, with equal weights (arXiv 2504.03454).
+    """Chooses the `top_k` best scores of the whole library, equally weighted (arXiv 2504.03454).
 
     Evaluates all N adapters for every token, a bounded number at a time: the exact, expensive end
     of LAG. Outputs are mixed; the authors' code merges A and B apart.
@@ -170,7 +170,7 @@ class LAG:
     is SpectR top-1.
 
     With ``retrieve_k="adaptive"`` each token reranks every adapter whose arrow score is at least
-    `keep` times the token's best, never fewer than `k_min` nor more than `k_max` (then the highest).
+    `keep` times the token's best, never fewer than `k_min` nor more than `k_max`, the highest.
     This guarantees that Arrow's winner is always reranked, that a token with one clear direction
     pays for `k_min` adapters only, and that no token pays for more than `k_max`. It does not
     guarantee SpectR's winner, whose arrow score may be small; ``keep=0`` with ``k_max >= N`` does.
@@ -234,7 +234,7 @@ class LAG:
         return _settle(rows.gather(1, best), torch.ones_like(score), z, score, self.floor)
 
     def _retrieve(self, x: Tensor, stack: Stack, allowed: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Returns candidate rows in library order, and which count; both (T, K), or (N,) for all."""
+        """Returns rows in library order, and which count; both (T, K), or (N,) shared by all."""
         n_adapters = stack.arrow.shape[0]
         if self.retrieve_k != "adaptive" and self.retrieve_k >= n_adapters:
             rows = torch.arange(n_adapters, device=x.device)

@@ -1,6 +1,6 @@
 """How well an adapter suits an input: the four scores, always summed in float32 or better.
 
-With ``A*`` the orthonormal rows of an update's right singular vectors, ``S`` its singular values and
+With ``A*`` an update's right singular vectors as orthonormal rows, ``S`` its singular values and
 ``z = A* x`` (LAG, arXiv 2507.05346, eq. 4-7; SpectR, arXiv 2504.03454; Arrow, arXiv 2405.11157):
 
 arrow       |z[0]| = |a*.x|            the top direction alone
@@ -64,11 +64,11 @@ def rerank_scores(z: Tensor, singular: Tensor, score: Score) -> Tensor:
     if score == "arrow":
         return z[..., 0].abs()
     if score == "projection":
-        return torch.linalg.vector_norm(z, dim=-1)
-    size = torch.linalg.vector_norm(z * singular, dim=-1)
+        return _length(z)
+    size = _length(z * singular)
     if score == "norm":
         return size
-    frobenius = torch.linalg.vector_norm(singular, dim=-1)
+    frobenius = _length(singular)
     return torch.where(frobenius > 0, size / frobenius, 0.0)
 
 
@@ -85,7 +85,12 @@ def rounding_tolerance(x: Tensor, singular: Tensor, score: Score) -> Tensor:
         Tolerances; broadcastable to (T, K).
     """
     dtype = accumulation_dtype(x)
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=dtype)  # (T, 1)
-    tolerance = norm * (ROUNDING_UNITS * torch.finfo(dtype).eps)
+    tolerance: Tensor = _length(x.to(dtype)).unsqueeze(-1)  # (T, 1)
+    tolerance = tolerance * (ROUNDING_UNITS * torch.finfo(dtype).eps)
     # A dimension of the update can stretch the error of z by its singular value, at most the first.
     return tolerance * singular[..., 0] if score == "norm" else tolerance
+
+
+def _length(vectors: Tensor) -> Tensor:
+    length: Tensor = torch.linalg.vector_norm(vectors, dim=-1)
+    return length

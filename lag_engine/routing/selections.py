@@ -8,10 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from lag_engine.errors import PlanError
-from lag_engine.routing.routers import Router
+
+if TYPE_CHECKING:
+    from lag_engine.routing.routers import Router
 
 Slot = Literal["task", "knowledge"]
 SLOTS: tuple[Slot, ...] = get_args(Slot)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
-from lag_engine.routing.recorder import Decisions, Recorder
-from lag_engine.routing.selections import Slot
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterator, Sequence
+
+    from lag_engine.routing.recorder import Decisions, Recorder
+    from lag_engine.routing.selections import Slot
 
 Shares = dict[str | None, float]
 """Share of the decisions for each adapter; None is the base model; sums to 1, or is empty."""
