@@ -1,0 +1,237 @@
+"""Base models from a config, adapters from a seed, and a library that lives in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import (
+    GemmaConfig,
+    GemmaForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from lag_engine.adapters.spectral import to_spectral
+
+VOCABULARY = 64
+
+
+class Lora(NamedTuple):
+    """One module's update as PEFT stores it: scaling * lora_B @ lora_A."""
+
+    lora_A: Tensor
+    lora_B: Tensor
+    scaling: float
+
+    @property
+    def delta(self) -> Tensor:
+        return self.scaling * self.lora_B @ self.lora_A  # (D_out, D_in)
+
+
+@dataclass(frozen=True)
+class Adapter:
+    name: str
+    kind: str
+    modules: dict[str, Lora]
+
+
+class Shape(NamedTuple):
+    d_in: int
+    d_out: int
+
+
+class MemoryStack:
+    """The rows of one module and kind as plain tensors; counts the rows it hands out."""
+
+    def __init__(self, names: Sequence[str], loras: Sequence[Lora], dtype: torch.dtype) -> None:
+        self.names = tuple(names)
+        forms = [to_spectral(*lora, dtype=torch.float64) for lora in loras]
+        rank = max(len(form.singular) for form in forms)
+        self._A = torch.stack([_padded(form.A, rank) for form in forms]).to(dtype)
+        self._B = torch.stack([_padded(form.B, rank) for form in forms]).to(dtype)
+        self.singular = torch.stack([_padded(form.singular, rank) for form in forms]).to(
+            torch.promote_types(dtype, torch.float32)
+        )
+        self.arrow = self._A[:, 0].contiguous()
+        self.rows_read: list[int] = []
+
+    def A(self, rows: Tensor) -> Tensor:
+        self.rows_read.extend(rows.flatten().tolist())
+        return self._A[rows]
+
+    def B(self, rows: Tensor) -> Tensor:
+        return self._B[rows]
+
+
+class MemoryLibrary:
+    """What `AdapterBank` asks of a library, over adapters in memory; change `adapters` freely."""
+
+    def __init__(self, adapters: Iterable[Adapter], dtype: torch.dtype = torch.float32) -> None:
+        self.adapters = list(adapters)
+        self.dtype = dtype
+        self.generation = 1
+
+    def replace(self, adapters: Iterable[Adapter]) -> None:
+        self.adapters = list(adapters)
+        self.generation += 1
+
+    def list(self, kind=None):
+        return [adapter for adapter in self.adapters if kind in (None, adapter.kind)]
+
+    def modules(self, kind=None):
+        return {
+            module: Shape(lora.lora_A.shape[1], lora.lora_B.shape[0])
+            for adapter in self.list(kind)
+            for module, lora in adapter.modules.items()
+        }
+
+    def stack(self, module, kind):
+        members = [adapter for adapter in self.list(kind) if module in adapter.modules]
+        loras = [adapter.modules[module] for adapter in members]
+        return MemoryStack([adapter.name for adapter in members], loras, self.dtype)
+
+
+def _padded(part: Tensor, rank: int) -> Tensor:
+    padding = part.new_zeros((rank - part.shape[0], *part.shape[1:]))
+    return torch.cat([part, padding])
+
+
+def random_lora(
+    generator: torch.Generator, shape: Sequence[int], *, rank: int, scaling: float = 2.0
+) -> Lora:
+    d_in, d_out = shape
+    lora_A = torch.randn(rank, d_in, generator=generator, dtype=torch.float64) / d_in**0.5
+    lora_B = torch.randn(d_out, rank, generator=generator, dtype=torch.float64) / rank**0.5
+    return Lora(lora_A, lora_B, scaling)
+
+
+MODELS: dict[str, Callable[[], PreTrainedModel]] = {
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**_WIDTHS, num_key_value_heads=2)),
+    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**_WIDTHS, num_key_value_heads=2)),
+    "gemma": lambda: GemmaForCausalLM(
+        GemmaConfig(**_WIDTHS, num_key_value_heads=1, head_dim=8, pad_token_id=0)
+    ),
+    "gpt2": lambda: GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=VOCABULARY,
+            n_embd=32,
+            n_layer=2,
+            n_head=4,
+            n_positions=64,
+            initializer_range=0.2,
+            bos_token_id=1,
+            eos_token_id=2,
+        )
+    ),
+}
+_WIDTHS = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.2,
+}
+
+TARGETS = {
+    "llama": ("self_attn.q_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.down_proj"),
+    "qwen2": ("self_attn.q_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.down_proj"),
+    "gemma": ("self_attn.q_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.down_proj"),
+    "gpt2": ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"),
+}
+
+
+@pytest.fixture
+def make_model() -> Callable[..., PreTrainedModel]:
+    """Builds a two-layer model of hidden size 32; biases are random, so that they count."""
+
+    def make(family: str = "llama", *, seed: int = 0, dtype=torch.float32) -> PreTrainedModel:
+        torch.manual_seed(seed)
+        model = MODELS[family]().eval()
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if name.endswith("bias"):
+                    parameter.normal_(std=0.2)
+        return model.to(dtype)
+
+    return make
+
+
+@pytest.fixture
+def make_adapters() -> Callable[..., list[Adapter]]:
+    """Builds random adapters of mixed rank, scaling and target modules for a model's family.
+
+    Task adapters update the first targets, knowledge adapters the last, and one module of each
+    layer belongs to both.
+    """
+
+    def make(family: str = "llama", *, tasks: int = 7, documents: int = 9, seed: int = 1):
+        generator = torch.Generator().manual_seed(seed)
+        model = MODELS[family]()
+        targets = {"task": TARGETS[family][:3], "knowledge": TARGETS[family][2:]}
+        adapters = []
+        for kind, prefix, count in (("task", "task", tasks), ("knowledge", "doc", documents)):
+            for i in range(count):
+                modules = {
+                    name: random_lora(
+                        generator,
+                        _widths(module),
+                        rank=1 + (i + j) % 6,
+                        scaling=0.5 + (i % 3) / 2,
+                    )
+                    for j, (name, module) in enumerate(model.named_modules())
+                    if name.endswith(targets[kind]) and (i + j) % 4
+                }
+                adapters.append(Adapter(f"{prefix}{i}", kind, modules))
+        return adapters
+
+    return make
+
+
+@pytest.fixture
+def make_stack() -> Callable[..., MemoryStack]:
+    """Builds one module's random stack."""
+
+    def make(n: int = 12, *, d_in: int = 16, d_out: int = 10, rank: int = 4, seed: int = 0, **kw):
+        generator = torch.Generator().manual_seed(seed)
+        loras = [
+            random_lora(generator, (d_in, d_out), rank=1 + i % rank, scaling=0.5 + i % 3)
+            for i in range(n)
+        ]
+        return MemoryStack([f"a{i}" for i in range(n)], loras, kw.get("dtype", torch.float64))
+
+    return make
+
+
+@pytest.fixture
+def memory_library() -> type[MemoryLibrary]:
+    return MemoryLibrary
+
+
+@pytest.fixture
+def token_ids() -> Callable[..., Tensor]:
+    """Builds random token ids; (B, T)."""
+
+    def make(n_rows: int = 1, n_tokens: int = 9, *, seed: int = 3) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randint(3, VOCABULARY, (n_rows, n_tokens), generator=generator)
+
+    return make
+
+
+def _widths(module) -> tuple[int, int]:
+    """The (D_in, D_out) of a linear module; Conv1D stores the transpose of nn.Linear's weight."""
+    if type(module).__name__ == "Conv1D":
+        return tuple(module.weight.shape)
+    return module.weight.shape[1], module.weight.shape[0]
