@@ -57,8 +57,8 @@ def describe_base(model: str | Path | PreTrainedModel | None) -> BaseModel:
     if isinstance(model, nn.Module):
         return _describe(getattr(model.config, "_name_or_path", "") or None, model)
     built = _build_on_meta(str(model))
-    return BaseModel(str(model), None, frozenset()) if built is None else _describe(
-        str(model), built
+    return (
+        BaseModel(str(model), None, frozenset()) if built is None else _describe(str(model), built)
     )
 
 

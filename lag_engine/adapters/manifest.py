@@ -108,6 +108,7 @@ class Contents(NamedTuple):
     """Everything live at one generation, read in one transaction."""
 
     generation: int
+    n_removed: int
     adapters: list[AdapterRow]
     segments: dict[int, SegmentRow]
     layouts: dict[int, Layout]
@@ -160,6 +161,12 @@ class Manifest:
         return int(self._fact("generation") or 0)
 
     @property
+    def last_segment(self) -> int:
+        """The highest segment id that was ever given."""
+        rows = self._read("SELECT seq FROM sqlite_sequence WHERE name = 'segments'")
+        return int(rows[0][0]) if rows else 0
+
+    @property
     def dtype(self) -> str:
         """The dtype of stored factors."""
         return self._fact("dtype") or "float32"
@@ -182,8 +189,10 @@ class Manifest:
             )
             segments = self._read("SELECT id, file, sha256, n_bytes FROM segments")
             layouts = self._read("SELECT id, modules FROM layouts")
+            removed = self._read("SELECT COUNT(*) FROM adapters WHERE is_removed")
         return Contents(
             generation,
+            removed[0][0],
             [AdapterRow(*row) for row in adapters],
             {row[0]: SegmentRow(*row) for row in segments},
             {key: Layout.from_json(text) for key, text in layouts},
@@ -294,9 +303,7 @@ class Change:
         """Forgets removed adapters, and segments and layouts that nothing refers to."""
         self._db.execute("DELETE FROM adapters WHERE is_removed")
         for table, column in (("segments", "segment"), ("layouts", "layout")):
-            self._db.execute(
-                f"DELETE FROM {table} WHERE id NOT IN (SELECT {column} FROM adapters)"
-            )
+            self._db.execute(f"DELETE FROM {table} WHERE id NOT IN (SELECT {column} FROM adapters)")
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from lag_engine.adapters.peft_config import (
     read_config,
     scaling_of,
 )
-from lag_engine.adapters.weights import SAFETENSORS_NAME, read_weights
+from lag_engine.adapters.weights import SAFETENSORS_NAME, check_values, read_weights
 from lag_engine.errors import (
     AdapterFormatError,
     DeadAdapterWarning,
@@ -110,6 +110,24 @@ def read_peft(
     adapter = PeftAdapter(modules, base_model, config, str(source))
     warn_if_dead(adapter)
     return adapter
+
+
+def check_adapter(adapter: PeftAdapter) -> None:
+    """Checks an adapter made in memory as `read_peft` checks a folder.
+
+    Raises:
+        AdapterFormatError: no module, shapes that do not fit, or values that are not finite.
+        UnsupportedAdapterError: its config asks for what cannot be applied exactly.
+    """
+    source = adapter.source or "the adapter"
+    if not adapter.modules:
+        raise AdapterFormatError("Expected an adapter with modules", f"found none in {source}")
+    if adapter.config:
+        check_config(adapter.config, source=source)
+    for module, part in adapter.modules.items():
+        _check_shapes(module, part.lora_A, part.lora_B, source)
+        for factor, tensor in (("lora_A", part.lora_A), ("lora_B", part.lora_B)):
+            check_values(f"{factor} of {module}", tensor, source)
 
 
 def warn_if_dead(adapter: PeftAdapter) -> None:
@@ -241,10 +259,8 @@ def write_peft(folder: str | Path, adapter: PeftAdapter) -> None:
         raise AdapterFormatError(
             "Expected a folder without an adapter", f"found one in {folder}", "choose another"
         )
-    if not adapter.modules:
-        raise AdapterFormatError("Expected an adapter with modules", "found none", "add some")
+    check_adapter(adapter)
     config = _config_of(adapter)
-    check_config(config, source=adapter.source or "the adapter")
     folder.mkdir(parents=True, exist_ok=True)
     save_file(_state_dict(adapter), folder / SAFETENSORS_NAME, metadata={"format": "pt"})
     (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")

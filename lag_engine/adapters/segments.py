@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,16 +65,16 @@ def write_segment(path: Path, plans: Sequence[TensorPlan]) -> WrittenSegment:
     Returns:
         Name, hash and size of the file.
     """
-    partial = path.with_suffix(".partial")
+    unnamed = path.with_suffix(".partial")
     digest = hashlib.sha256()
-    with partial.open("wb") as file:
+    with unnamed.open("wb") as file:
         for piece in _pieces(plans):
             file.write(piece)
             digest.update(piece)
         n_bytes = file.tell()
         file.flush()
         os.fsync(file.fileno())
-    os.replace(partial, path)
+    os.replace(unnamed, path)
     sync_folder(path.parent)
     return WrittenSegment(path.name, digest.hexdigest(), n_bytes)
 
@@ -137,13 +138,21 @@ def _n_bytes(plan: TensorPlan) -> int:
 
 
 class ModuleRows(NamedTuple):
-    """One module's adapters, about to be written: widths, positions and lazy parts."""
+    """One module's adapters, about to be written.
+
+    Attributes:
+        module: full dotted path.
+        positions: segment position of each row; n of them.
+        rank: the highest among the rows.
+        shape: widths of the module.
+        parts: a field of `Block` to tensors that fill it along axis 0, padded to the rank.
+    """
 
     module: str
     positions: Sequence[int]
     rank: int
     shape: ModuleShape
-    forms: Callable[[], Iterable[SpectralForm]]
+    parts: Callable[[str], Iterable[Tensor]]
 
 
 def rows_of_forms(forms: Sequence[Mapping[str, SpectralForm]]) -> list[ModuleRows]:
@@ -152,18 +161,28 @@ def rows_of_forms(forms: Sequence[Mapping[str, SpectralForm]]) -> list[ModuleRow
     for position, adapter in enumerate(forms):
         for module in adapter:
             positions.setdefault(module, []).append(position)
-    return [_module_rows(module, at, forms) for module, at in sorted(positions.items())]
+    return [
+        _rows_of_module(module, at, [forms[position][module] for position in at])
+        for module, at in sorted(positions.items())
+    ]
 
 
-def _module_rows(
-    module: str, positions: list[int], forms: Sequence[Mapping[str, SpectralForm]]
-) -> ModuleRows:
-    rows = [forms[position][module] for position in positions]
-    rank = max(len(form.singular) for form in rows)
-    shape = ModuleShape(rows[0].A.shape[1], rows[0].B.shape[1])
+def _rows_of_module(module: str, positions: list[int], forms: list[SpectralForm]) -> ModuleRows:
+    rank = max(len(form.singular) for form in forms)
+    shape = ModuleShape(forms[0].A.shape[1], forms[0].B.shape[1])
     return ModuleRows(
-        module, positions, rank, shape, lambda: (_padded(form, rank) for form in rows)
+        module, positions, rank, shape, lambda field: (_part(form, field, rank) for form in forms)
     )
+
+
+def _part(form: SpectralForm, field: str, rank: int) -> Tensor:
+    """One adapter's row of a field of `Block`; (1, ...)."""
+    if field == "arrow":
+        return form.A[:1]
+    if field == "singular":
+        return functional.pad(form.singular, (0, rank - len(form.singular)))[None]
+    rows = form.A if field == "A" else form.B
+    return functional.pad(rows, (0, 0, 0, rank - len(rows)))[None]
 
 
 def plan_segment(modules: Iterable[ModuleRows], *, dtype: torch.dtype) -> list[TensorPlan]:
@@ -186,35 +205,25 @@ def _is_factor(plan: TensorPlan) -> bool:
 
 
 def _plan_module(rows: ModuleRows, dtype: torch.dtype) -> list[TensorPlan]:
-    module, positions, rank, (d_in, d_out), forms = rows
-    n = len(positions)
+    n, (d_in, d_out) = len(rows.positions), rows.shape
+    fields: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {
+        "arrow": (dtype, (n, d_in)),
+        "singular": (torch.float32, (n, rows.rank)),
+        "A": (dtype, (n, rows.rank, d_in)),
+        "B": (dtype, (n, rows.rank, d_out)),
+    }
+    slots = torch.tensor(list(rows.positions))  # (n,)
     return [
-        TensorPlan(
-            _key(module, "slots"), torch.int64, (n,), lambda: [torch.tensor(list(positions))]
+        TensorPlan(_key(rows.module, "slots"), torch.int64, (n,), lambda: [slots]),
+        *(
+            TensorPlan(_key(rows.module, field), kind, shape, partial(rows.parts, field))
+            for field, (kind, shape) in fields.items()
         ),
-        TensorPlan(
-            _key(module, "arrow"), dtype, (n, d_in), lambda: (form.A[:, 0] for form in forms())
-        ),
-        TensorPlan(
-            _key(module, "singular"),
-            torch.float32,
-            (n, rank),
-            lambda: (form.singular for form in forms()),
-        ),
-        TensorPlan(_key(module, "A"), dtype, (n, rank, d_in), lambda: (f.A for f in forms())),
-        TensorPlan(_key(module, "B"), dtype, (n, rank, d_out), lambda: (f.B for f in forms())),
     ]
 
 
 def _key(module: str, field: str) -> str:
     return f"{module}{_SEPARATOR}{field}"
-
-
-def _padded(form: SpectralForm, rank: int) -> SpectralForm:
-    """One adapter as a stack of one, with zero rows up to the rank."""
-    missing = rank - len(form.singular)
-    a, b = (functional.pad(rows, (0, 0, 0, missing))[None] for rows in (form.A, form.B))
-    return SpectralForm(a, b, functional.pad(form.singular, (0, missing))[None])
 
 
 class Segment:
@@ -255,9 +264,7 @@ class Segment:
         """Returns one adapter's factors for the module, without padding; views of the map."""
         block = self.block(module)
         row = self.row(module, position)
-        return SpectralForm(
-            block.A[row, :rank], block.B[row, :rank], block.singular[row, :rank]
-        )
+        return SpectralForm(block.A[row, :rank], block.B[row, :rank], block.singular[row, :rank])
 
     def _tensor(self, module: str, field: str) -> Tensor:
         try:

@@ -75,9 +75,7 @@ def to_spectral_batched(
 
 def truncate(form: SpectralForm, *, rank: int) -> SpectralForm:
     """Returns the best approximation of that rank (Eckart-Young): the first `rank` rows."""
-    return SpectralForm(
-        form.A[..., :rank, :], form.B[..., :rank, :], form.singular[..., :rank]
-    )
+    return SpectralForm(form.A[..., :rank, :], form.B[..., :rank, :], form.singular[..., :rank])
 
 
 def rebuild(form: SpectralForm) -> Tensor:

@@ -30,7 +30,7 @@ def read_weights(folder: Path, *, allow_pickle: bool) -> dict[str, Tensor]:
     refuse_lfs_pointer(path)
     tensors = _read_pickle(path) if path.suffix == ".bin" else _read_safetensors(path)
     for name, tensor in tensors.items():
-        _check_values(name, tensor, path)
+        check_values(name, tensor, path)
     return tensors
 
 
@@ -117,17 +117,18 @@ def _corrupt(path: Path, found: str) -> AdapterFormatError:
     )
 
 
-def _check_values(name: str, tensor: Tensor, path: Path) -> None:
+def check_values(name: str, tensor: Tensor, source: str | Path) -> None:
+    """Raises AdapterFormatError unless the tensor is floating point and finite."""
     if not tensor.is_floating_point():
         raise AdapterFormatError(
             "Expected floating point weights",
-            f"found {tensor.dtype} in {name} of {path}",
+            f"found {tensor.dtype} in {name} of {source}",
             "save the adapter in float32, float16 or bfloat16",
         )
     n_bad = tensor.numel() - int(torch.isfinite(tensor.float()).sum())
     if n_bad:
         raise AdapterFormatError(
             "Expected finite weights",
-            f"found {n_bad} NaN or infinite values in {name} of {path}",
+            f"found {n_bad} NaN or infinite values in {name} of {source}",
             "the training diverged: train again, or take an earlier checkpoint",
         )

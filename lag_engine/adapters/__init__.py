@@ -1,0 +1,37 @@
+"""Adapters at rest: PEFT folders read and written, the spectral form, the library on disk."""
+
+from lag_engine.adapters.base_model import BaseModel
+from lag_engine.adapters.info import AdapterInfo, AdapterSource
+from lag_engine.adapters.library import AdapterLibrary, VerifyReport
+from lag_engine.adapters.peft_format import LoraModule, PeftAdapter, read_peft, write_peft
+from lag_engine.adapters.snapshot import LibrarySnapshot
+from lag_engine.adapters.spectral import (
+    SpectralForm,
+    rebuild,
+    to_spectral,
+    to_spectral_batched,
+    truncate,
+)
+from lag_engine.adapters.stack import AdapterKind, Block, ModuleShape, ModuleStack
+
+__all__ = [
+    "AdapterInfo",
+    "AdapterKind",
+    "AdapterLibrary",
+    "AdapterSource",
+    "BaseModel",
+    "Block",
+    "LibrarySnapshot",
+    "LoraModule",
+    "ModuleShape",
+    "ModuleStack",
+    "PeftAdapter",
+    "SpectralForm",
+    "VerifyReport",
+    "read_peft",
+    "rebuild",
+    "to_spectral",
+    "to_spectral_batched",
+    "truncate",
+    "write_peft",
+]

@@ -1,0 +1,138 @@
+"""How an adapter joins: read, checked, brought into spectral form; nothing is written here."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import torch
+
+from lag_engine.adapters.base_model import BaseModel, check_base
+from lag_engine.adapters.info import AdapterSource, checked_kind
+from lag_engine.adapters.manifest import Layout
+from lag_engine.adapters.peft_format import (
+    PeftAdapter,
+    check_adapter,
+    read_peft,
+    warn_if_dead,
+)
+from lag_engine.adapters.segments import raw_bytes
+from lag_engine.adapters.spectral import SpectralForm, to_spectral_batched
+from lag_engine.adapters.stack import ModuleShape
+from lag_engine.errors import AdapterFormatError
+
+
+class Newcomer(NamedTuple):
+    """An adapter ready to be written.
+
+    Attributes:
+        values: its columns in the manifest, without place and layout.
+        layout: modules, ranks and widths.
+        forms: module to factors, in the library's dtype.
+    """
+
+    values: dict[str, object]
+    layout: Layout
+    forms: Mapping[str, SpectralForm]
+
+    @property
+    def n_bytes(self) -> int:
+        """What the factors take."""
+        return sum(_form_bytes(form) for form in self.forms.values())
+
+
+def prepare(
+    source: AdapterSource,
+    base: BaseModel,
+    known: Mapping[str, ModuleShape],
+    *,
+    dtype: torch.dtype,
+) -> Newcomer:
+    """Reads an adapter, checks it against the base model and computes its spectral form.
+
+    Args:
+        source: what to read.
+        base: the library's base model.
+        known: widths of the modules that are in the library already.
+        dtype: of the stored factors.
+
+    Raises:
+        AdapterError: it cannot be read, cannot be applied exactly, or belongs elsewhere.
+        LibraryError: name, kind or metadata are not acceptable.
+    """
+    name, kind, metadata = source.resolved_name(), checked_kind(source.kind), source.metadata_json()
+    adapter = _read(source)
+    check_base(adapter, base, known, allow_other_base=source.allow_other_base)
+    forms = spectral_forms(adapter, dtype=dtype)
+    values: dict[str, object] = {
+        "name": name,
+        "kind": kind,
+        "document_id": source.document_id,
+        "n_bytes": sum(_form_bytes(form) for form in forms.values()),
+        "source": adapter.source,
+        "base_model": adapter.base_model,
+        "sha256": hash_forms(forms),
+        "metadata": metadata,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    return Newcomer(values, _layout_of(forms), forms)
+
+
+def _read(source: AdapterSource) -> PeftAdapter:
+    if isinstance(source.source, PeftAdapter):
+        check_adapter(source.source)
+        warn_if_dead(source.source)
+        return source.source
+    return read_peft(source.source, revision=source.revision, allow_pickle=source.allow_pickle)
+
+
+def spectral_forms(adapter: PeftAdapter, *, dtype: torch.dtype) -> dict[str, SpectralForm]:
+    """Returns module to spectral form, batched over modules of one shape.
+
+    Raises:
+        AdapterFormatError: the factors overflow the dtype.
+    """
+    by_shape: dict[tuple[int, ...], list[str]] = {}
+    for module, part in adapter.modules.items():
+        by_shape.setdefault((*part.lora_A.shape, part.lora_B.shape[0]), []).append(module)
+    forms = {}
+    for modules in by_shape.values():
+        parts = [adapter.modules[module] for module in modules]
+        stacked = to_spectral_batched(
+            torch.stack([part.lora_A for part in parts]),
+            torch.stack([part.lora_B for part in parts]),
+            torch.tensor([part.scaling for part in parts], dtype=torch.float64),
+            dtype=dtype,
+        )
+        if not torch.isfinite(stacked.B).all():
+            raise AdapterFormatError(
+                f"Expected factors that {dtype} can hold",
+                f"found larger ones in {adapter.source or 'the adapter'} ({modules[0]})",
+                "use a library of dtype float32",
+            )
+        for index, module in enumerate(modules):
+            forms[module] = SpectralForm(*(field[index] for field in stacked))
+    return dict(sorted(forms.items()))
+
+
+def hash_forms(forms: Mapping[str, SpectralForm]) -> str:
+    """Returns the SHA-256 of modules, ranks and factors, as they are stored."""
+    digest = hashlib.sha256()
+    for module, form in sorted(forms.items()):
+        digest.update(f"{module} {tuple(form.A.shape)} {form.A.dtype}\n".encode())
+        for field in (form.A, form.B, form.singular.float()):
+            digest.update(raw_bytes(field))
+    return digest.hexdigest()
+
+
+def _layout_of(forms: Mapping[str, SpectralForm]) -> Layout:
+    return Layout(
+        {module: len(form.singular) for module, form in forms.items()},
+        {module: ModuleShape(form.A.shape[1], form.B.shape[1]) for module, form in forms.items()},
+    )
+
+
+def _form_bytes(form: SpectralForm) -> int:
+    return form.A.nbytes + form.B.nbytes + 4 * len(form.singular)

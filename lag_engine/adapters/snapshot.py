@@ -1,0 +1,180 @@
+"""A library at one moment: immutable, complete, and readable for as long as it is held."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from threading import Lock
+from typing import get_args
+
+from lag_engine.adapters.info import AdapterInfo
+from lag_engine.adapters.manifest import AdapterRow, Contents, Layout
+from lag_engine.adapters.peft_format import LoraModule
+from lag_engine.adapters.segments import Segment
+from lag_engine.adapters.spectral import SpectralForm
+from lag_engine.adapters.stack import AdapterKind, ModuleShape, ModuleStack
+from lag_engine.errors import AdapterNotFoundError, LibraryCorruptError, LibraryError
+
+# Inside the classes that have a method `list`, the built-in cannot be named in annotations.
+AdapterInfos = list[AdapterInfo]
+
+
+class LibrarySnapshot:
+    """Everything a library held at one generation.
+
+    What is asked of one snapshot belongs together, whatever writers do meanwhile; the files it
+    maps stay readable even after `compact` replaced them.
+
+    Attributes:
+        generation: the library's count of changes at that moment.
+        n_removed: adapters that were removed and still take room.
+    """
+
+    def __init__(
+        self, contents: Contents, segments: Mapping[int, Segment | LibraryCorruptError]
+    ) -> None:
+        self.generation = contents.generation
+        self.n_removed = contents.n_removed
+        self._rows = contents.adapters
+        self._layouts = contents.layouts
+        self._segments = segments
+        self._by_name = {row.name: row for row in self._rows}
+        self._stacks: dict[tuple[str, AdapterKind], ModuleStack] = {}
+        self._lock = Lock()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._by_name
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the live adapters in order; equal for equal content, in any library."""
+        told = [(row.name, row.kind, row.document_id, row.sha256) for row in self._rows]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+    def list(self, kind: AdapterKind | None = None) -> AdapterInfos:
+        """Returns the adapters in joining order."""
+        return [self._info(row) for row in self._rows if kind in (None, row.kind)]
+
+    def info(self, name: str) -> AdapterInfo:
+        """Returns one adapter.
+
+        Raises:
+            AdapterNotFoundError: there is none of that name.
+        """
+        return self._info(self.row(name))
+
+    def row(self, name: str) -> AdapterRow:
+        """Returns one adapter's manifest row; raises AdapterNotFoundError."""
+        if name not in self._by_name:
+            raise AdapterNotFoundError(
+                "Expected the name of an adapter in the library",
+                f"found {name!r}, which none of its {len(self)} adapters has",
+                "see `list()` for the names",
+            )
+        return self._by_name[name]
+
+    def modules(self, kind: AdapterKind | None = None) -> dict[str, ModuleShape]:
+        """Returns the modules that at least one adapter updates, with their widths; sorted."""
+        shapes: dict[str, ModuleShape] = {}
+        for key in {row.layout for row in self._rows if kind in (None, row.kind)}:
+            shapes |= self._layouts[key].shapes
+        return dict(sorted(shapes.items()))
+
+    @cached_property
+    def _shapes(self) -> dict[str, ModuleShape]:
+        return self.modules()
+
+    def stack(self, module: str, kind: AdapterKind) -> ModuleStack:
+        """Returns the module's adapters of one kind, in joining order; may have no row.
+
+        Arrow vectors are a view of the file, or one copy held by this snapshot; factors are read
+        when they are asked for.
+
+        Raises:
+            LibraryError: no adapter of either kind updates the module, or the kind is unknown.
+            LibraryCorruptError: a segment that it needs cannot be read.
+        """
+        with self._lock:
+            if (module, kind) not in self._stacks:
+                self._check_known(module, kind)
+                rows = [row for row in self._rows if row.kind == kind]
+                self._stacks[module, kind] = self.stack_of(module, kind, rows)
+            return self._stacks[module, kind]
+
+    def stack_of(self, module: str, kind: AdapterKind, rows: Sequence[AdapterRow]) -> ModuleStack:
+        """Returns the stack of the given adapters, leaving out those without the module."""
+        rows = [row for row in rows if module in self._layouts[row.layout].ranks]
+        segments = {key: self.segment(key) for key in sorted({row.segment for row in rows})}
+        place = {key: index for index, key in enumerate(segments)}
+        return ModuleStack(
+            module,
+            kind,
+            [row.name for row in rows],
+            shape=self._shapes[module],
+            ranks=[self._layouts[row.layout].ranks[module] for row in rows],
+            blocks=[segment.block(module) for segment in segments.values()],
+            block_of=[place[row.segment] for row in rows],
+            local=[segments[row.segment].row(module, row.position) for row in rows],
+        )
+
+    def segment(self, key: int) -> Segment:
+        """Returns a mapped segment; raises LibraryCorruptError if it could not be read."""
+        segment = self._segments[key]
+        if isinstance(segment, LibraryCorruptError):
+            raise segment
+        return segment
+
+    def forms(self, name: str) -> dict[str, SpectralForm]:
+        """Returns one adapter's factors, module by module, at their own ranks; mapped."""
+        row = self.row(name)
+        segment = self.segment(row.segment)
+        return {
+            module: segment.form(module, row.position, rank)
+            for module, rank in self._layouts[row.layout].ranks.items()
+        }
+
+    def rows(self) -> Sequence[AdapterRow]:
+        """Returns the manifest rows in joining order."""
+        return self._rows
+
+    def layout(self, row: AdapterRow) -> Layout:
+        """Returns the modules, ranks and widths of an adapter."""
+        return self._layouts[row.layout]
+
+    def _check_known(self, module: str, kind: AdapterKind) -> None:
+        if kind not in get_args(AdapterKind):
+            raise LibraryError('Expected kind "task" or "knowledge"', f"found {kind!r}")
+        if module not in self._shapes:
+            raise LibraryError(
+                "Expected a module that an adapter of the library updates",
+                f"found {module!r}",
+                "see `modules()`",
+            )
+
+    def _info(self, row: AdapterRow) -> AdapterInfo:
+        ranks = self._layouts[row.layout].ranks
+        kind: AdapterKind = "task" if row.kind == "task" else "knowledge"
+        return AdapterInfo(
+            id=row.id,
+            name=row.name,
+            kind=kind,
+            document_id=row.document_id,
+            rank=max(ranks.values()),
+            modules=tuple(ranks),
+            n_bytes=row.n_bytes,
+            source=row.source,
+            sha256=row.sha256,
+            metadata=json.loads(row.metadata),
+            created=row.created,
+            base_model=row.base_model,
+        )
+
+
+def as_lora(forms: Mapping[str, SpectralForm]) -> dict[str, LoraModule]:
+    """Returns the factors in PEFT's orientation; scaling 1, for it is in `B` already."""
+    return {module: LoraModule(form.A, form.B.mT, 1.0) for module, form in forms.items()}

@@ -1,0 +1,139 @@
+"""How segments come to be: a batch of newcomers, or everything live packed anew.
+
+Both write files that nobody refers to and only then commit one transaction that does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lag_engine.adapters.joining import Newcomer
+from lag_engine.adapters.manifest import AdapterRow, Manifest
+from lag_engine.adapters.segments import (
+    ModuleRows,
+    WrittenSegment,
+    plan_segment,
+    rows_of_forms,
+    write_segment,
+)
+from lag_engine.adapters.snapshot import LibrarySnapshot
+from lag_engine.adapters.stack import ModuleShape, ModuleStack
+from lag_engine.errors import DuplicateAdapterError
+
+# Newcomers wait in memory until their segment is written; more than this becomes a second segment
+# of the same transaction.
+_SEGMENT_BYTES = 1 << 30
+_ROWS_AT_ONCE = 64
+
+
+class Batch:
+    """Adapters that join together: all, or none.
+
+    Attributes:
+        shapes: widths of every module that is in the library, newcomers included.
+    """
+
+    def __init__(
+        self, manifest: Manifest, folder: Path, before: LibrarySnapshot, dtype: torch.dtype
+    ) -> None:
+        self._manifest = manifest
+        self._folder = folder
+        self._dtype = dtype
+        self._before = before
+        self._names: set[str] = set()
+        self.shapes: dict[str, ModuleShape] = before.modules()
+        self._pending: list[Newcomer] = []
+        self._written: list[tuple[WrittenSegment, list[Newcomer], list[int]]] = []
+
+    def refuse_taken(self, name: str) -> None:
+        """Raises DuplicateAdapterError if a live adapter or another newcomer has the name."""
+        if name in self._before or name in self._names:
+            where = "in this batch" if name in self._names else "in the library"
+            raise DuplicateAdapterError(
+                "Expected a new name",
+                f"found that {name!r} is taken {where}",
+                "pass another name, or remove the adapter that has it",
+            )
+
+    def add(self, newcomer: Newcomer) -> None:
+        """Takes an adapter in; writes a segment once enough have gathered."""
+        name = str(newcomer.values["name"])
+        self.refuse_taken(name)
+        self._names.add(name)
+        self.shapes |= newcomer.layout.shapes
+        self._pending.append(newcomer)
+        if sum(waiting.n_bytes for waiting in self._pending) >= _SEGMENT_BYTES:
+            self._flush()
+
+    def commit(self) -> list[str]:
+        """Writes what is left and commits; returns the names in joining order."""
+        if self._pending:
+            self._flush()
+        names = []
+        with self._manifest.change() as change:
+            for written, newcomers, positions in self._written:
+                segment = change.insert_segment(*written)
+                for newcomer, position in zip(newcomers, positions, strict=True):
+                    place = {"segment": segment, "position": position}
+                    place["layout"] = change.insert_layout(newcomer.layout)
+                    change.insert_adapter({**newcomer.values, **place})
+                    names.append(str(newcomer.values["name"]))
+        return names
+
+    def _flush(self) -> None:
+        order = _by_kind([str(newcomer.values["kind"]) for newcomer in self._pending])
+        forms = [self._pending[index].forms for index in order]
+        plans = plan_segment(rows_of_forms(forms), dtype=self._dtype)
+        path = self._folder / _file_name(self._manifest, ahead=len(self._written))
+        positions = [order.index(index) for index in range(len(order))]
+        # The factors are on disk from here on; only what the manifest needs is kept.
+        kept = [newcomer._replace(forms={}) for newcomer in self._pending]
+        self._written.append((write_segment(path, plans), kept, positions))
+        self._pending = []
+
+
+def pack(manifest: Manifest, folder: Path, before: LibrarySnapshot, dtype: torch.dtype) -> None:
+    """Writes all live adapters into one segment and forgets the others; memory stays small."""
+    rows = before.rows()
+    rows = [rows[index] for index in _by_kind([row.kind for row in rows])]
+    modules = [_live_rows(before, module, rows) for module in before.modules()]
+    written = None
+    if rows:
+        path = folder / _file_name(manifest, ahead=0)
+        written = write_segment(path, plan_segment(modules, dtype=dtype))
+    with manifest.change() as change:
+        if written is not None:
+            segment = change.insert_segment(*written)
+            for position, row in enumerate(rows):
+                change.move(row.id, segment=segment, position=position)
+        change.purge()
+
+
+def _live_rows(before: LibrarySnapshot, module: str, rows: Sequence[AdapterRow]) -> ModuleRows:
+    positions = [i for i, row in enumerate(rows) if module in before.layout(row).ranks]
+    # The kind does not matter here: both are packed side by side.
+    stack = before.stack_of(module, "task", rows)
+    shape = ModuleShape(stack.d_in, stack.d_out)
+    return ModuleRows(module, positions, stack.rank, shape, lambda field: _chunks(stack, field))
+
+
+def _chunks(stack: ModuleStack, field: str) -> Iterable[Tensor]:
+    for rows in torch.arange(len(stack)).split(_ROWS_AT_ONCE):
+        if field in ("arrow", "singular"):
+            yield getattr(stack, field)[rows]
+        else:
+            yield stack.A(rows) if field == "A" else stack.B(rows)
+
+
+def _by_kind(kinds: list[str]) -> list[int]:
+    """Joining order within a kind, one kind after the other: each is one run of rows, a view."""
+    return sorted(range(len(kinds)), key=lambda index: kinds[index])
+
+
+def _file_name(manifest: Manifest, *, ahead: int) -> str:
+    """A name that no segment ever had: a slow reader must not find another file under it."""
+    return f"{manifest.last_segment + 1 + ahead:04d}.safetensors"
