@@ -46,6 +46,8 @@ class LagError(Exception):
 
 def _sentence(part: str) -> str:
     text = part.strip()
+    if text.split(" ", 1)[0].isalpha():
+        text = text[0].upper() + text[1:]
     return text if text.endswith((".", "!", "?")) else text + "."
 
 

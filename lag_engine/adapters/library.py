@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import RLock
 from types import TracebackType
@@ -67,12 +67,12 @@ class AdapterLibrary:
     def __init__(self, path: Path, *, read_only: bool) -> None:
         self.path = path
         self.is_read_only = read_only
+        held = ExitStack()
+        self._close = weakref.finalize(self, held.close)
         self._manifest = Manifest(path, read_only=read_only)
-        self._close = weakref.finalize(self, _close, self._manifest, None)
+        held.callback(self._manifest.close)
         if not read_only:
-            lock = WriterLock(path / _LOCK)
-            self._close.detach()
-            self._close = weakref.finalize(self, _close, self._manifest, lock)
+            held.callback(WriterLock(path / _LOCK).release)
         self.dtype = _DTYPES[self._manifest.dtype]
         self._base = self._manifest.base()
         self._mapped: dict[int, Segment] = {}
@@ -108,7 +108,10 @@ class AdapterLibrary:
         """
         path = Path(path)
         if dtype not in _DTYPES:
-            raise LibraryError(f"Expected dtype as one of {sorted(_DTYPES)}", f"found {dtype!r}")
+            known = ", ".join(_DTYPES)
+            raise LibraryError(
+                "Expected a dtype for stored factors", f"found {dtype!r}", f"pass one of {known}"
+            )
         if (path / FILE_NAME).exists():
             raise LibraryError(
                 f"Expected no library at {path} yet",
@@ -314,7 +317,7 @@ class AdapterLibrary:
         """
         with self._changing():
             before = self.snapshot()
-            if len(self._mapped) <= 1 and not before.n_removed:
+            if len(before.segments) <= 1 and not before.n_removed:
                 return 0
             n_before = self._n_bytes()
             pack(self._manifest, self.path / _SEGMENTS, before, self.dtype)
@@ -430,12 +433,6 @@ class AdapterLibrary:
             raise LibraryError(
                 "Expected an open library", f"found {self.path} closed", "open it again"
             )
-
-
-def _close(manifest: Manifest, lock: WriterLock | None) -> None:
-    manifest.close()
-    if lock is not None:
-        lock.release()
 
 
 def _tracked(

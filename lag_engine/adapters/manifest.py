@@ -41,7 +41,7 @@ CREATE TABLE adapters (
     name TEXT NOT NULL,
     kind TEXT NOT NULL CHECK (kind IN ('task', 'knowledge')),
     document_id TEXT,
-    segment INTEGER REFERENCES segments (id),
+    segment INTEGER NOT NULL REFERENCES segments (id),
     position INTEGER NOT NULL,
     layout INTEGER NOT NULL REFERENCES layouts (id),
     n_bytes INTEGER NOT NULL,
@@ -55,9 +55,21 @@ CREATE TABLE adapters (
 CREATE UNIQUE INDEX live_names ON adapters (name) WHERE NOT is_removed;
 """
 
+_LIVE_ADAPTERS = """
+SELECT id, name, kind, document_id, segment, position, layout, n_bytes, source, base_model, sha256,
+    metadata, created
+FROM adapters WHERE NOT is_removed ORDER BY id
+"""
+_INSERT_ADAPTER = """
+INSERT INTO adapters (name, kind, document_id, segment, position, layout, n_bytes, source,
+    base_model, sha256, metadata, created)
+VALUES (:name, :kind, :document_id, :segment, :position, :layout, :n_bytes, :source,
+    :base_model, :sha256, :metadata, :created)
+"""
+
 
 class AdapterRow(NamedTuple):
-    """One live adapter as the manifest has it; `modules` maps a path to (rank, D_in, D_out)."""
+    """One live adapter as the manifest has it, in the order of `_LIVE_ADAPTERS`."""
 
     id: int
     name: str
@@ -148,7 +160,7 @@ class Manifest:
                     for module, shape in (base.shapes or {}).items()
                 ],
             )
-        os.replace(partial, folder / FILE_NAME)
+        partial.replace(folder / FILE_NAME)
 
     def close(self) -> None:
         """Closes the connection; closing twice is fine."""
@@ -181,12 +193,9 @@ class Manifest:
 
     def contents(self) -> Contents:
         """Reads everything live, as of one moment."""
-        columns = ", ".join(AdapterRow._fields)
         with self._lock, self._transaction("DEFERRED"):
             generation = self.generation
-            adapters = self._read(
-                f"SELECT {columns} FROM adapters WHERE NOT is_removed ORDER BY id"
-            )
+            adapters = self._read(_LIVE_ADAPTERS)
             segments = self._read("SELECT id, file, sha256, n_bytes FROM segments")
             layouts = self._read("SELECT id, modules FROM layouts")
             removed = self._read("SELECT COUNT(*) FROM adapters WHERE is_removed")
@@ -277,10 +286,7 @@ class Change:
 
     def insert_adapter(self, values: Mapping[str, object]) -> int:
         """Adds an adapter; returns its id, which gives its place in joining order."""
-        columns, marks = ", ".join(values), ", ".join("?" * len(values))
-        row = self._db.execute(
-            f"INSERT INTO adapters ({columns}) VALUES ({marks})", tuple(values.values())
-        )
+        row = self._db.execute(_INSERT_ADAPTER, values)
         assert row.lastrowid is not None
         return row.lastrowid
 
@@ -302,8 +308,8 @@ class Change:
     def purge(self) -> None:
         """Forgets removed adapters, and segments and layouts that nothing refers to."""
         self._db.execute("DELETE FROM adapters WHERE is_removed")
-        for table, column in (("segments", "segment"), ("layouts", "layout")):
-            self._db.execute(f"DELETE FROM {table} WHERE id NOT IN (SELECT {column} FROM adapters)")
+        self._db.execute("DELETE FROM segments WHERE id NOT IN (SELECT segment FROM adapters)")
+        self._db.execute("DELETE FROM layouts WHERE id NOT IN (SELECT layout FROM adapters)")
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lag_engine.adapters.weights import refuse_lfs_pointer
-from lag_engine.errors import AdapterFormatError, UnsupportedAdapterError, UnknownFieldWarning
+from lag_engine.errors import AdapterFormatError, UnknownFieldWarning, UnsupportedAdapterError
 
 CONFIG_NAME = "adapter_config.json"
 
@@ -27,8 +27,7 @@ _REFUSED_FIELDS = {
     ),
     "modules_to_save": (
         "modules_to_save replaces whole modules of the base model",
-        "train without modules_to_save, or, if those weights do not matter, remove them from the "
-        "weights file and set the field to null",
+        "train without modules_to_save; if those weights do not matter, drop them and the field",
     ),
     "lora_bias": ("lora_bias adds a trained bias to the update", "train with lora_bias=False"),
     "trainable_token_indices": (

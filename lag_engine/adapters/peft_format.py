@@ -40,6 +40,19 @@ _PREFIX = "base_model.model."
 _FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<factor>[AB])(\.(?P<adapter>[^.]+))?\.weight")
 _WRAPPERS = re.compile(r"(?:_orig_mod|_fsdp_wrapped_module)\.")
 
+# Part of a tensor's name -> (what it is, what to do).
+_FOREIGN_TENSORS = {
+    "lora_magnitude_vector": ("a DoRA magnitude", "train without use_dora"),
+    "lora_embedding_": ("a LoRA on an embedding", "train on linear modules only"),
+    "base_layer": ("a LoRA on a bare parameter", "train through target_modules only"),
+    "modules_to_save": ("a module of modules_to_save", "train without modules_to_save"),
+    ".bias": ("a trained bias", "train with bias='none' and lora_bias=False"),
+}
+_WHOLE = (
+    "a whole weight, or a factor of another method",
+    "save the adapter without modules_to_save and with save_embedding_layers=False",
+)
+
 
 class LoraModule(NamedTuple):
     """One module's update, `scaling * lora_B @ lora_A`.
@@ -175,21 +188,7 @@ def _by_module(tensors: Mapping[str, Tensor], source: str) -> dict[str, dict[str
 
 
 def _not_a_factor(name: str, source: str) -> UnsupportedAdapterError:
-    for mark, reason, action in (
-        ("lora_magnitude_vector", "a DoRA magnitude", "train without use_dora"),
-        ("lora_embedding_", "a LoRA on an embedding", "train on linear modules only"),
-        ("base_layer", "a LoRA on a bare parameter", "train through target_modules only"),
-        (".bias", "a trained bias", "train with bias='none'"),
-        ("modules_to_save", "a module of modules_to_save", "train without modules_to_save"),
-    ):
-        if mark in name:
-            break
-    else:
-        reason = "a whole weight, or a factor of another method"
-        action = (
-            "save the adapter with save_embedding_layers=False and without modules_to_save; only "
-            "lora_A and lora_B can be applied"
-        )
+    reason, action = next((told for mark, told in _FOREIGN_TENSORS.items() if mark in name), _WHOLE)
     return UnsupportedAdapterError(
         "Expected lora_A and lora_B of linear modules, which can be applied exactly",
         f"found {name!r} in {source}: {reason}",

@@ -74,7 +74,7 @@ def write_segment(path: Path, plans: Sequence[TensorPlan]) -> WrittenSegment:
         n_bytes = file.tell()
         file.flush()
         os.fsync(file.fileno())
-    os.replace(unnamed, path)
+    unnamed.replace(path)
     sync_folder(path.parent)
     return WrittenSegment(path.name, digest.hexdigest(), n_bytes)
 

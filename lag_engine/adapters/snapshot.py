@@ -29,6 +29,7 @@ class LibrarySnapshot:
 
     Attributes:
         generation: the library's count of changes at that moment.
+        segments: segment id to reader; an error in place of one that cannot be read.
         n_removed: adapters that were removed and still take room.
     """
 
@@ -39,7 +40,7 @@ class LibrarySnapshot:
         self.n_removed = contents.n_removed
         self._rows = contents.adapters
         self._layouts = contents.layouts
-        self._segments = segments
+        self.segments = segments
         self._by_name = {row.name: row for row in self._rows}
         self._stacks: dict[tuple[str, AdapterKind], ModuleStack] = {}
         self._lock = Lock()
@@ -124,7 +125,7 @@ class LibrarySnapshot:
 
     def segment(self, key: int) -> Segment:
         """Returns a mapped segment; raises LibraryCorruptError if it could not be read."""
-        segment = self._segments[key]
+        segment = self.segments[key]
         if isinstance(segment, LibraryCorruptError):
             raise segment
         return segment
