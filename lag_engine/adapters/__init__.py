@@ -1,5 +1,6 @@
 """Adapters at rest: PEFT folders read and written, the spectral form, the library on disk."""
 
+from lag_engine.adapters.audit import AuditReport, Duplicate, WinShare, audit
 from lag_engine.adapters.base_model import BaseModel
 from lag_engine.adapters.info import AdapterInfo, AdapterSource
 from lag_engine.adapters.library import AdapterLibrary, VerifyReport
@@ -19,8 +20,10 @@ __all__ = [
     "AdapterKind",
     "AdapterLibrary",
     "AdapterSource",
+    "AuditReport",
     "BaseModel",
     "Block",
+    "Duplicate",
     "LibrarySnapshot",
     "LoraModule",
     "ModuleShape",
@@ -28,6 +31,8 @@ __all__ = [
     "PeftAdapter",
     "SpectralForm",
     "VerifyReport",
+    "WinShare",
+    "audit",
     "read_peft",
     "rebuild",
     "to_spectral",
