@@ -156,7 +156,7 @@ def _project_shared(x: Tensor, rows: Tensor, stack: Stack) -> Tensor:
 
 def _project_gathered(x: Tensor, rows: Tensor, stack: Stack) -> Tensor:
     A = stack.A(rows).to(x).flatten(1, 2)  # (T, K * R, D_in)
-    return torch.bmm(A, x.unsqueeze(-1)).view(*rows.shape, -1)
+    return torch.bmm(A, x.unsqueeze(-1)).view(*rows.shape, stack.singular.shape[-1])
 
 
 def _groups(rows: Tensor, *, block: int, item: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
