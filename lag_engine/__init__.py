@@ -1,0 +1,107 @@
+"""LoRA-Augmented Generation: adapter libraries, per-token routing, and the engine that runs both.
+
+Names are imported when they are first used, so that `import lag_engine` costs no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from lag_engine.errors import (
+    AdapterError,
+    AdapterFormatError,
+    AdapterMismatchError,
+    AdapterNotFoundError,
+    DeadAdapterWarning,
+    DuplicateAdapterError,
+    GenerationError,
+    LagError,
+    LibraryCorruptError,
+    LibraryError,
+    LibraryLockedError,
+    ModelError,
+    PlanError,
+    PromptTooLongError,
+    UnsupportedAdapterError,
+)
+
+if TYPE_CHECKING:
+    from lag_engine.adapters.audit import AuditReport, audit
+    from lag_engine.adapters.library import AdapterInfo, AdapterLibrary
+    from lag_engine.adapters.peft_format import PeftAdapter, read_peft, write_peft
+    from lag_engine.model.engine import LAGEngine
+    from lag_engine.model.generation import Generation, StreamPiece, Usage
+    from lag_engine.routing.plan import MODES, Plan
+    from lag_engine.routing.routers import LAG, Arrow, SpectR
+    from lag_engine.routing.selections import Generated, Latent, Pinned, Routed
+    from lag_engine.routing.trace import RoutingTrace
+
+_HOMES = {
+    "AdapterInfo": "adapters.library",
+    "AdapterLibrary": "adapters.library",
+    "Arrow": "routing.routers",
+    "AuditReport": "adapters.audit",
+    "Generated": "routing.selections",
+    "Generation": "model.generation",
+    "LAG": "routing.routers",
+    "LAGEngine": "model.engine",
+    "Latent": "routing.selections",
+    "MODES": "routing.plan",
+    "PeftAdapter": "adapters.peft_format",
+    "Pinned": "routing.selections",
+    "Plan": "routing.plan",
+    "Routed": "routing.selections",
+    "RoutingTrace": "routing.trace",
+    "SpectR": "routing.routers",
+    "StreamPiece": "model.generation",
+    "Usage": "model.generation",
+    "audit": "adapters.audit",
+    "read_peft": "adapters.peft_format",
+    "write_peft": "adapters.peft_format",
+}
+
+__all__ = [
+    "LAG",
+    "MODES",
+    "AdapterError",
+    "AdapterFormatError",
+    "AdapterInfo",
+    "AdapterLibrary",
+    "AdapterMismatchError",
+    "AdapterNotFoundError",
+    "Arrow",
+    "AuditReport",
+    "DeadAdapterWarning",
+    "DuplicateAdapterError",
+    "Generated",
+    "Generation",
+    "GenerationError",
+    "LAGEngine",
+    "LagError",
+    "Latent",
+    "LibraryCorruptError",
+    "LibraryError",
+    "LibraryLockedError",
+    "ModelError",
+    "PeftAdapter",
+    "Pinned",
+    "Plan",
+    "PlanError",
+    "PromptTooLongError",
+    "Routed",
+    "RoutingTrace",
+    "SpectR",
+    "StreamPiece",
+    "UnsupportedAdapterError",
+    "Usage",
+    "audit",
+    "read_peft",
+    "write_peft",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lag_engine' has no attribute '{name}'")
+    return getattr(import_module(f"lag_engine.{_HOMES[name]}"), name)

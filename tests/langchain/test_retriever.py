@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import pytest
+from langchain_core.documents import Document
+from langchain_core.embeddings import DeterministicFakeEmbedding
+from langchain_core.retrievers import BaseRetriever
+from langchain_core.vectorstores import InMemoryVectorStore
+from langchain_tests.integration_tests import RetrieversIntegrationTests
+
+from lag_integrations.langchain import ParametricRetriever
+
+
+def make_store(*documents):
+    store = InMemoryVectorStore(DeterministicFakeEmbedding(size=8))
+    store.add_documents(list(documents))
+    return store
+
+
+def statuses(documents):
+    return {d.id: (d.metadata.get("adapter_id"), d.metadata["adapter_status"]) for d in documents}
+
+
+@pytest.fixture
+def store():
+    return make_store(
+        Document("one", id="1", metadata={"document_id": "d1"}),
+        Document("two", id="2", metadata={"document_id": "d2", "adapter_id": "two"}),
+        Document("three", id="3", metadata={"document_id": "d3"}),
+    )
+
+
+def test_without_a_library_the_documents_metadata_is_taken_as_it_is(store):
+    found = ParametricRetriever(source=store).invoke("x")
+    assert statuses(found) == {
+        "1": (None, "none"),
+        "2": ("two", "unchecked"),
+        "3": (None, "none"),
+    }
+
+
+def test_adapters_come_from_the_metadata_or_from_the_librarys_documents(store, scripted_library):
+    library = scripted_library(("one", "h1", "d1"), ("two", "h2", "d2"))
+    found = ParametricRetriever(source=store, library=library).invoke("x")
+    assert statuses(found) == {
+        "1": ("one", "ready"),
+        "2": ("two", "ready"),
+        "3": (None, "none"),
+    }
+    assert {d.metadata.get("adapter_sha256") for d in found} == {"h1", "h2", None}
+
+
+def test_an_adapter_that_left_the_library_is_missing(store, scripted_library):
+    library = scripted_library(("one", "h1", "d1"))
+    found = ParametricRetriever(source=store, library=library).invoke("x")
+    assert statuses(found)["2"] == ("two", "missing")
+
+
+def test_an_adapter_that_was_retrained_after_indexing_is_stale(scripted_library):
+    metadata = {"adapter_id": "one", "adapter_sha256": "old"}
+    store = make_store(Document("one", id="1", metadata=metadata))
+    library = scripted_library(("one", "new", "d1"))
+    assert statuses(ParametricRetriever(source=store, library=library).invoke("x")) == {
+        "1": ("one", "stale")
+    }
+
+
+def test_a_change_of_the_library_is_seen(store, scripted_library):
+    library = scripted_library()
+    retriever = ParametricRetriever(source=store, library=library)
+    assert statuses(retriever.invoke("x"))["1"] == (None, "none")
+    library.infos.extend(scripted_library(("one", "h1", "d1")).infos)
+    library.generation += 1
+    assert statuses(retriever.invoke("x"))["1"] == ("one", "ready")
+
+
+def test_the_stores_documents_are_not_changed(store):
+    ParametricRetriever(source=store).invoke("x")
+    assert "adapter_status" not in store.get_by_ids(["1"])[0].metadata
+
+
+def test_any_retriever_may_be_the_source(store):
+    class Fixed(BaseRetriever):
+        def _get_relevant_documents(self, query, *, run_manager):
+            return [Document(str(i), id=str(i)) for i in range(5)]
+
+    assert len(ParametricRetriever(source=Fixed(), k=2).invoke("x")) == 2
+    of_store = ParametricRetriever(source=store.as_retriever(search_kwargs={"k": 1}), k=3)
+    assert len(of_store.invoke("x")) == 3
+
+
+class TestStandardRetriever(RetrieversIntegrationTests):
+    @property
+    def retriever_constructor(self):
+        return ParametricRetriever
+
+    @property
+    def retriever_constructor_params(self):
+        return {"source": make_store(*(Document(str(i)) for i in range(5)))}
+
+    @property
+    def retriever_query_example(self):
+        return "x"
