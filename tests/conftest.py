@@ -74,16 +74,28 @@ class MemoryStack:
 
 
 class MemoryLibrary:
-    """What `AdapterBank` asks of a library, over adapters in memory; change `adapters` freely."""
+    """What `AdapterBank` asks of a library, over adapters in memory."""
 
     def __init__(self, adapters: Iterable[Adapter], dtype: torch.dtype = torch.float32) -> None:
-        self.adapters = list(adapters)
+        self.adapters = tuple(adapters)
         self.dtype = dtype
         self.generation = 1
 
     def replace(self, adapters: Iterable[Adapter]) -> None:
-        self.adapters = list(adapters)
+        self.adapters = tuple(adapters)
         self.generation += 1
+
+    def snapshot(self) -> MemorySnapshot:
+        return MemorySnapshot(self.adapters, self.dtype, self.generation)
+
+
+@dataclass(frozen=True)
+class MemorySnapshot:
+    """The adapters of a `MemoryLibrary` at one generation."""
+
+    adapters: tuple[Adapter, ...]
+    dtype: torch.dtype
+    generation: int
 
     def list(self, kind=None):
         return [adapter for adapter in self.adapters if kind in (None, adapter.kind)]

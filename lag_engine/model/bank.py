@@ -49,12 +49,12 @@ class _Info(Protocol):
     def name(self) -> str: ...
 
 
-class Library(Protocol):
-    """What the bank asks of an adapter library."""
+class Snapshot(Protocol):
+    """What the bank reads: the library at one moment, whatever writers do meanwhile."""
 
     @property
     def generation(self) -> int:
-        """A number that changes with every committed change."""
+        """The library's generation at that moment."""
         ...
 
     def list(self, kind: Slot | None = None, /) -> Iterable[_Info]:
@@ -67,6 +67,19 @@ class Library(Protocol):
 
     def stack(self, module: str, kind: Slot, /) -> NamedStack:
         """Returns one module's adapters of one kind."""
+        ...
+
+
+class Library(Protocol):
+    """What the bank asks of an adapter library."""
+
+    @property
+    def generation(self) -> int:
+        """A number that changes with every committed change."""
+        ...
+
+    def snapshot(self) -> Snapshot:
+        """Returns the library as it is now."""
         ...
 
 
@@ -156,20 +169,20 @@ class AdapterBank:
             )
 
     def _open(self, module: str, slot: Slot, device: torch.device) -> ResidentStack | None:
-        if self._library is None or module not in self._modules_of[slot]:
+        if self._snapshot is None or module not in self._modules_of[slot]:
             return None
-        return ResidentStack(self._library.stack(module, slot), device)
+        return ResidentStack(self._snapshot.stack(module, slot), device)
 
     def _read(self) -> None:
-        library = self._library
         self._stacks.clear()
-        self._generation = 0 if library is None else library.generation
+        shot = self._snapshot = None if self._library is None else self._library.snapshot()
+        self._generation = 0 if shot is None else shot.generation
         self._names: dict[Slot, frozenset[str]] = {
-            slot: frozenset(info.name for info in library.list(slot)) if library else frozenset()
+            slot: frozenset(() if shot is None else (info.name for info in shot.list(slot)))
             for slot in SLOTS
         }
         self._modules_of: dict[Slot, Mapping[str, Shape]] = {
-            slot: library.modules(slot) if library else {} for slot in SLOTS
+            slot: {} if shot is None else shot.modules(slot) for slot in SLOTS
         }
         self._modules = {**self._modules_of["task"], **self._modules_of["knowledge"]}
 

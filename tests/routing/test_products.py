@@ -80,7 +80,7 @@ def test_scratch_stays_within_its_bound(make_stack, monkeypatch):
     monkeypatch.setattr(products, "GATHER_ELEMENTS", 1)
     monkeypatch.setattr(products, "SCRATCH_ELEMENTS", 4096)
     stack = make_stack(30)
-    x, rows, _ = draw(200, 6, 30, skewed=True)
+    _, rows, _ = draw(200, 6, 30, skewed=True)
     rank = stack.singular.shape[1]
     for group_rows, places, _ in products._groups(rows.flatten(), block=rank * 16, item=16):
         largest_alone = rank * 16 + places.shape[1] * 16
