@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
@@ -229,10 +230,15 @@ def _scores(z: Tensor, singular: Tensor, score: AuditScore) -> Tensor:
     if score == "arrow":
         return z[..., 0].abs()
     if score == "projection":
-        return z.norm(dim=-1)
-    sizes = (z * singular).norm(dim=-1)  # (T, n)
-    whole = singular.norm(dim=-1).clamp_min(torch.finfo(torch.float32).tiny)  # (n,)
+        return _norms(z)
+    sizes = _norms(z * singular)  # (T, n)
+    whole = _norms(singular).clamp_min(1e-30)  # (n,)
     return sizes if score == "norm" else sizes / whole
+
+
+def _norms(rows: Tensor) -> Tensor:
+    found: Tensor = torch.linalg.vector_norm(rows, dim=-1)
+    return found
 
 
 def _duplicates(
@@ -301,4 +307,4 @@ def _similarity(
         rights = a.double() @ other_a.double().T  # (R, R)
         lefts = b.double() @ other_b.double().T  # (R, R)
         product += float((rights * lefts).sum())
-    return product / (norms[first] * norms[second]) ** 0.5
+    return product / math.sqrt(norms[first] * norms[second])
