@@ -28,7 +28,8 @@ from lag_engine.errors import (
 
 if TYPE_CHECKING:
     from lag_engine.adapters.audit import AuditReport, audit
-    from lag_engine.adapters.library import AdapterInfo, AdapterLibrary
+    from lag_engine.adapters.info import AdapterInfo, AdapterSource
+    from lag_engine.adapters.library import AdapterLibrary
     from lag_engine.adapters.peft_format import PeftAdapter, read_peft, write_peft
     from lag_engine.model.engine import LAGEngine
     from lag_engine.model.generation import Generation, StreamPiece, Usage
@@ -38,8 +39,9 @@ if TYPE_CHECKING:
     from lag_engine.routing.trace import RoutingTrace
 
 _HOMES = {
-    "AdapterInfo": "adapters.library",
+    "AdapterInfo": "adapters.info",
     "AdapterLibrary": "adapters.library",
+    "AdapterSource": "adapters.info",
     "Arrow": "routing.routers",
     "AuditReport": "adapters.audit",
     "Generated": "routing.selections",
@@ -70,6 +72,7 @@ __all__ = [
     "AdapterLibrary",
     "AdapterMismatchError",
     "AdapterNotFoundError",
+    "AdapterSource",
     "Arrow",
     "AuditReport",
     "DeadAdapterWarning",
@@ -105,3 +108,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'lag_engine' has no attribute '{name}'")
     return getattr(import_module(f"lag_engine.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -18,12 +18,14 @@ from transformers import (
 )
 
 from lag_engine.model.sampling import RowSampler, Sampling
-from lag_engine.model.text import StopStrings, TextDecoder, Tokenizer
+from lag_engine.model.text import StopStrings, TextDecoder
 
 if TYPE_CHECKING:
-    from lag_engine.routing.trace import RoutingTrace
+    from transformers import PreTrainedTokenizerBase
 
     from lag_engine.routing.plan import Plan
+    from lag_engine.routing.recorder import Recorder
+    from lag_engine.routing.trace import RoutingTrace
 
 FinishReason = Literal["stop", "length"]
 
@@ -93,7 +95,7 @@ class Request:
 class Row:
     """One answer while it is written."""
 
-    def __init__(self, request: Request, tokenizer: Tokenizer) -> None:
+    def __init__(self, request: Request, tokenizer: PreTrainedTokenizerBase) -> None:
         self.request = request
         self.token_ids: list[int] = []
         self.finish_reason: FinishReason | None = None
@@ -142,32 +144,60 @@ class Row:
         )
 
 
-OnText = Callable[[int, str, int], None]
-"""Called with (row, text, token id) at each token of an unfinished row."""
+OnText = Callable[[Row, str], None]
+"""Called after each token of a row with the text that became certain."""
+
+
+class PieceCutter:
+    """Cuts one row's answer into pieces, each with at least some text, and a last one."""
+
+    def __init__(self, emit: Callable[[StreamPiece], None]) -> None:
+        self._emit = emit
+        self._n_characters = 0
+        self._n_tokens = 0
+
+    def __call__(self, row: Row, text: str) -> None:
+        """Emits the text with its tokens, unless it is empty or the row's last."""
+        if text and row.finish_reason is None:
+            self._emit(StreamPiece(text, tuple(row.token_ids[self._n_tokens :])))
+            self._n_characters += len(text)
+            self._n_tokens = len(row.token_ids)
+
+    def last(self, generation: Generation) -> StreamPiece:
+        """The piece that is left when the answer is whole."""
+        text = generation.text[self._n_characters :]
+        return StreamPiece(text, generation.token_ids[self._n_tokens :], generation)
 
 
 class RowsFinished(StoppingCriteria):
     """Feeds each new token to its row and says which rows are at their end."""
 
     def __init__(
-        self, rows: Sequence[Row], on_text: OnText | None, is_cancelled: Callable[[], bool]
+        self,
+        rows: Sequence[Row],
+        *,
+        on_text: OnText | None,
+        is_cancelled: Callable[[], bool],
+        recorder: Recorder | None,
     ) -> None:
         self.rows = rows
         self.on_text = on_text
         self.is_cancelled = is_cancelled
+        self.recorder = recorder
 
     def __call__(self, input_ids: Tensor, scores: object, **kwargs: object) -> Tensor:
         """True where the row is finished; (B,)."""
         if self.is_cancelled():
             return torch.ones(len(self.rows), dtype=torch.bool, device=input_ids.device)
-        for index, token_id in enumerate(input_ids[:, -1].tolist()):
-            row = self.rows[index]
+        for row, token_id in zip(self.rows, input_ids[:, -1].tolist(), strict=True):
             if row.finish_reason is None:
                 text = row.feed(token_id)
                 if self.on_text is not None:
-                    self.on_text(index, text, token_id)
-        finished = [row.finish_reason is not None for row in self.rows]
-        return torch.tensor(finished, device=input_ids.device)  # (B,)
+                    self.on_text(row, text)
+        finished = torch.tensor([row.finish_reason is not None for row in self.rows])  # (B,)
+        if self.recorder is not None:
+            self.recorder.expect(~finished[:, None])
+        return finished.to(input_ids.device)
 
 
 def decode(
@@ -177,6 +207,7 @@ def decode(
     pad_id: int,
     on_text: OnText | None = None,
     is_cancelled: Callable[[], bool] = lambda: False,
+    recorder: Recorder | None = None,
 ) -> None:
     """Writes all rows to their ends, one batch, with a KV cache.
 
@@ -188,12 +219,16 @@ def decode(
         pad_id: fills shorter prompts on the left, and is masked.
         on_text: hears every token as it comes.
         is_cancelled: asked once a token.
+        recorder: what is active on the model, told which positions hold a token.
     """
     requests = [row.request for row in rows]
     ids, mask = pad_left([r.prompt_ids for r in requests], pad_id=pad_id, device=model.device)
     sampler = RowSampler([r.sampling for r in requests], [r.prompt_ids for r in requests])
+    finished = RowsFinished(rows, on_text=on_text, is_cancelled=is_cancelled, recorder=recorder)
+    if recorder is not None:
+        recorder.expect(mask)
     with _neutral_defaults(model):
-        model.generate(
+        cast("Any", model).generate(
             ids,
             attention_mask=mask,
             generation_config=GenerationConfig(
@@ -203,7 +238,7 @@ def decode(
                 use_cache=True,
             ),
             logits_processor=LogitsProcessorList([sampler]),
-            stopping_criteria=StoppingCriteriaList([RowsFinished(rows, on_text, is_cancelled)]),
+            stopping_criteria=StoppingCriteriaList([finished]),
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from safetensors import SafetensorError
@@ -124,8 +124,9 @@ def _load_network(
 ) -> PreTrainedModel:
     if quantization is not None:
         options = {**options, "quantization_config": quantization, "device_map": {"": str(device)}}
+    loader: Any = AutoModelForCausalLM
     try:
-        network, info = AutoModelForCausalLM.from_pretrained(
+        network, info = loader.from_pretrained(
             source, dtype=dtype, output_loading_info=True, **options
         )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
@@ -144,7 +145,7 @@ def _load_network(
 def _widened(network: PreTrainedModel, device: torch.device) -> PreTrainedModel:
     is_small = sum(p.numel() for p in network.parameters()) < SMALL_MODEL_PARAMETERS
     if device.type == "cpu" and network.dtype in HALF and is_small:
-        return network.float()
+        return cast("PreTrainedModel", network.float())
     return network
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from lag_engine.errors import GenerationError, PromptTooLongError
 
@@ -24,11 +24,19 @@ class PromptEncoder:
     Args:
         tokenizer: the model's.
         context_length: the most positions the model has; None if it has no such bound.
+        vocabulary_size: how many token ids the model reads.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, context_length: int | None) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        context_length: int | None,
+        vocabulary_size: int,
+    ) -> None:
         self.tokenizer = tokenizer
         self.context_length = context_length
+        self.vocabulary_size = vocabulary_size
         # A fast tokenizer is one object behind all threads, and encoding may change its settings.
         self._lock = threading.Lock()
 
@@ -47,6 +55,7 @@ class PromptEncoder:
                 f"{str(prompt)!r:.100} has none",
                 "give the model something to continue",
             )
+        self._check_ids(ids)
         self.check_length(len(ids), room=1)
         return ids
 
@@ -59,6 +68,7 @@ class PromptEncoder:
         border; then, and after a conversation, the continuation is tokenised alone.
         """
         if not isinstance(continuation, str):
+            self._check_ids(continuation)
             return tuple(continuation)
         if isinstance(prompt, str):
             before, both = self.text(prompt), self.text(prompt + continuation)
@@ -74,7 +84,7 @@ class PromptEncoder:
             encoded = self.tokenizer(
                 text, add_special_tokens=special and not written, verbose=False
             )
-        return tuple(encoded["input_ids"])
+        return tuple(cast("list[int]", encoded["input_ids"]))
 
     def messages(self, messages: Sequence[Message], **options: Any) -> tuple[int, ...]:
         """The ids of a conversation, by the model's chat template, special tokens included once.
@@ -91,7 +101,7 @@ class PromptEncoder:
         options = {"add_generation_prompt": True, **options}
         try:
             with self._lock:
-                encoded = self.tokenizer.apply_chat_template(
+                encoded: Any = self.tokenizer.apply_chat_template(
                     [dict(message) for message in messages],
                     tokenize=True,
                     return_dict=True,
@@ -123,23 +133,21 @@ class PromptEncoder:
         if all(isinstance(item, Mapping) for item in items):
             return self.messages(items) if items else ()  # type: ignore[arg-type]
         if all(isinstance(item, int) and not isinstance(item, bool) for item in items):
-            return self._checked_ids(items)  # type: ignore[arg-type]
+            return tuple(items)  # type: ignore[arg-type]
         raise GenerationError(
             "Expected a prompt: a string, a list of {'role', 'content'} messages, or token ids",
             f"got {type(prompt).__name__}: {prompt!s:.100}",
             "convert it to one of these",
         )
 
-    def _checked_ids(self, ids: Sequence[int]) -> tuple[int, ...]:
-        size = len(self.tokenizer)
-        wrong = [i for i in ids if not 0 <= i < size]
+    def _check_ids(self, ids: Sequence[int]) -> None:
+        wrong = [i for i in ids if not 0 <= i < self.vocabulary_size]
         if wrong:
             raise GenerationError(
-                f"Expected token ids from 0 to {size - 1}",
+                f"Expected token ids from 0 to {self.vocabulary_size - 1}, as the model reads",
                 f"the prompt has {wrong[0]}",
-                "tokenise it with this engine's tokenizer",
+                "Use the tokenizer that belongs to this model",
             )
-        return tuple(ids)
 
 
 def context_length(config: PretrainedConfig) -> int | None:

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from transformers import PreTrainedTokenizerBase
+
 REPLACEMENT = "\ufffd"
 MAX_HELD_BYTES = 8
 """An unfinished character has at most 3 bytes; a longer run of broken bytes is not one."""
-
-
-class Tokenizer(Protocol):
-    """What decoding needs of a tokenizer."""
-
-    def decode(self, token_ids: list[int], **options: bool) -> str:
-        """The text of the tokens."""
-        ...
 
 
 @dataclass
@@ -29,7 +23,7 @@ class TextDecoder:
     tokens of context, because a tokenizer may write a token differently at the start of a text.
     """
 
-    tokenizer: Tokenizer
+    tokenizer: PreTrainedTokenizerBase
     _ids: list[int] = field(default_factory=list)
     _context: int = 0
     _done: int = 0
@@ -65,9 +59,10 @@ class TextDecoder:
     def _decode(self, ids: list[int]) -> str:
         if not ids:
             return ""
-        return self.tokenizer.decode(
+        text = self.tokenizer.decode(
             ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
+        return cast("str", text)
 
 
 class StopStrings:

@@ -15,7 +15,7 @@ import torch
 from lag_engine.errors import GenerationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -55,8 +55,9 @@ class Job:
 
     def fail(self, error: Exception) -> None:
         """Ends the job with an error, run or not."""
-        self.cancel()
+        # First the error, then the flag: what cancelled work returns must not arrive before it.
         self.results.put(("error", error))
+        self.cancel()
 
 
 class Worker:
@@ -93,7 +94,7 @@ class Worker:
         finally:
             self._forget(job)
 
-    def stream(self, work: Callable[[Job], object], item_type: type[T]) -> Iterator[T]:
+    def stream(self, work: Callable[[Job], object], item_type: type[T]) -> Generator[T, None, None]:
         """Yields what the work emits; starts it at the first `next`, and cancels it when closed.
 
         Raises:

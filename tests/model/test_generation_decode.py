@@ -94,7 +94,7 @@ def test_a_cancelled_batch_ends_at_the_next_token(text_model, byte_tokenizer):
         text_model,
         [row],
         pad_id=0,
-        on_text=lambda index, text, token_id: heard.append(token_id),
+        on_text=lambda row, text: heard.append(row.token_ids[-1]),
         is_cancelled=lambda: len(heard) == 3,
     )
     assert tuple(row.token_ids) == tuple(heard) == greedy(text_model, PROMPTS[0], 12)[:3]

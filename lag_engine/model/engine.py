@@ -1,0 +1,345 @@
+"""LAGEngine: a base model with a library of adapters, ready to answer under any plan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, Unpack
+
+from lag_engine.adapters.base_model import is_same_base
+from lag_engine.adapters.library import AdapterLibrary
+from lag_engine.errors import AdapterMismatchError, GenerationError
+from lag_engine.model.loading import TINY, Dtype, Quantization, load
+from lag_engine.model.prompts import Message, Prompt, PromptEncoder, context_length
+from lag_engine.model.requests import RequestBuilder, SamplingOptions, per_row
+from lag_engine.model.runtime import Runtime
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+    from types import TracebackType
+
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from lag_engine.model.generation import Generation, StreamPiece
+    from lag_engine.routing import Plan
+
+
+class LAGEngine:
+    """Answers prompts with a base model whose adapters a plan chooses.
+
+    The model is changed in place: its linear modules are wrapped until `close`, which puts
+    everything back, bit for bit. One thread owns it; every method may be called from any thread.
+    Between requests the engine takes in what was added to or removed from the library, also by
+    another process. The checkpoint's own sampling defaults are not used; `checkpoint_sampling`
+    tells them.
+
+    Args:
+        model: a causal language model of transformers.
+        tokenizer: the model's.
+        library: an open library, which stays the caller's to close, or the path of one, or None:
+            then only plans without adapters run.
+        read_only: how a library given as a path is opened.
+        name: what the model is called in results and errors; by default what it was loaded from.
+        allow_other_base: accepts a library made for a model of another name, if its modules fit.
+
+    Raises:
+        AdapterMismatchError: the library was made for another base model.
+        LibraryError: there is no library at the path, or it cannot be opened.
+        ModelError: a target module is not linear, or the model is in another engine already.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        library: AdapterLibrary | str | Path | None = None,
+        *,
+        read_only: bool = True,
+        name: str | None = None,
+        allow_other_base: bool = False,
+    ) -> None:
+        is_path = isinstance(library, str | Path)
+        opened = (
+            AdapterLibrary.open(library, read_only=read_only)
+            if isinstance(library, str | Path)
+            else library
+        )
+        embeddings: Any = model.get_input_embeddings()
+        self.model = model
+        self.tokenizer = tokenizer
+        self.library: AdapterLibrary | None = opened
+        self.name = name or str(model.config.name_or_path) or type(model).__name__
+        self._prompts = PromptEncoder(
+            tokenizer,
+            context_length=context_length(model.config),
+            vocabulary_size=embeddings.weight.shape[0],
+        )
+        self._requests = RequestBuilder(model, tokenizer, prompts=self._prompts, library=opened)
+        try:
+            if opened is not None and not allow_other_base:
+                _check_base(opened, model, name)
+            self._runtime = Runtime(
+                model, tokenizer, opened, pad_id=self._requests.pad_id, owns_library=is_path
+            )
+        except BaseException:
+            if is_path and opened is not None:
+                opened.close()
+            raise
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path,
+        *,
+        library: AdapterLibrary | str | Path | None = None,
+        device: str = "auto",
+        dtype: Dtype = "auto",
+        quantization: Quantization | None = None,
+        revision: str | None = None,
+        read_only: bool = True,
+        allow_other_base: bool = False,
+        trust_remote_code: bool = False,
+    ) -> Self:
+        """Loads a model and makes an engine of it.
+
+        Args:
+            model: "lag-tiny", a model folder, or a hub id.
+            library: as for the engine; "lag-tiny" brings its own when this is None.
+            device: "auto" takes the first CUDA device, else the CPU; or a torch device name.
+            dtype: "auto" keeps the checkpoint's, but runs half precision checkpoints of fewer
+                than a billion parameters in float32 on a CPU; or a torch dtype or its name.
+            quantization: "4bit" or "8bit" through bitsandbytes.
+            revision: of the hub id.
+            read_only: how a library given as a path is opened.
+            allow_other_base: as for the engine.
+            trust_remote_code: runs model code from the checkpoint; only for sources you trust.
+
+        Raises:
+            ModelError: the model cannot be loaded.
+            AdapterMismatchError: the library was made for another base model.
+            LibraryError: the library cannot be opened.
+        """
+        loaded = load(
+            model,
+            device=device,
+            dtype=dtype,
+            quantization=quantization,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+        )
+        if model == TINY and library is None:
+            from lag_engine import tiny
+
+            library = tiny.library_path()
+        return cls(
+            loaded.model,
+            loaded.tokenizer,
+            library,
+            read_only=read_only,
+            name=loaded.name,
+            allow_other_base=allow_other_base,
+        )
+
+    @property
+    def context_length(self) -> int | None:
+        """The most positions the model has, prompt and answer together; None if unbounded."""
+        return self._prompts.context_length
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the model was given back."""
+        return self._runtime.is_closed
+
+    def generate(
+        self,
+        prompt: Prompt,
+        *,
+        plan: str | Plan = "lag",
+        trace: bool = False,
+        **sampling: Unpack[SamplingOptions],
+    ) -> Generation:
+        """Writes one answer.
+
+        Args:
+            prompt: raw text, a list of {"role", "content"} messages, or token ids.
+            plan: a mode's name, with its default options, or a plan.
+            trace: records the routing decisions in the answer's `trace`.
+            **sampling: `max_new_tokens` (256), `temperature` (0: the likeliest token), `top_p`,
+                `top_k`, `repetition_penalty`, `seed`, `stop`; see `Sampling`.
+
+        Raises:
+            PromptTooLongError: the prompt leaves no room in the model's context.
+            GenerationError: the prompt or a setting cannot be used, or the engine was closed.
+            PlanError: the plan is unknown, or needs a library and there is none.
+            AdapterNotFoundError: the plan names an adapter that the library does not have.
+        """
+        request = self._requests.one(prompt, plan, sampling)
+        return self._runtime.answer([request], trace=trace)[0]
+
+    def generate_batch(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        plans: str | Plan | Sequence[str | Plan] = "lag",
+        trace: bool = False,
+        **sampling: Any,
+    ) -> list[Generation]:
+        """Writes an answer to each prompt, all in one batch; each is what it would be alone.
+
+        Args:
+            prompts: as for `generate`.
+            plans: one for all, or one for each prompt.
+            trace: as for `generate`.
+            **sampling: as for `generate`; each setting one value for all, or a list with one for
+                each prompt. A list of strings is one `stop` for all.
+
+        Raises:
+            LagError: as for `generate`; also when a list has another length than `prompts`.
+        """
+        requests = self._requests.many(prompts, plans, sampling)
+        return self._runtime.answer(requests, trace=trace) if requests else []
+
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        plan: str | Plan = "lag",
+        trace: bool = False,
+        **sampling: Unpack[SamplingOptions],
+    ) -> Generator[StreamPiece, None, None]:
+        """Yields the answer of `generate` as it is written.
+
+        Only certain text comes: whole characters, and nothing that may belong to a stop string.
+        Decoding starts at the first `next`; closing the generator ends it at the next token.
+
+        Args:
+            prompt: as for `generate`.
+            plan: as for `generate`.
+            trace: as for `generate`.
+            **sampling: as for `generate`.
+
+        Raises:
+            LagError: as for `generate`; what is wrong with prompt or settings at once.
+        """
+        request = self._requests.one(prompt, plan, sampling)
+        return self._runtime.stream(request, trace=trace)
+
+    def logits(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        plan: str | Plan | Sequence[str | Plan],
+    ) -> Tensor:
+        """Returns the model's logits at every position.
+
+        Args:
+            input_ids: (B, T).
+            attention_mask: 1 where a token is, 0 where padding is; (B, T); None: no padding.
+            plan: one for all rows, or one for each.
+
+        Returns:
+            Logits; (B, T, V); in the model's dtype and on its device.
+
+        Raises:
+            PromptTooLongError: the rows are longer than the model's context.
+            GenerationError: `input_ids` has another shape.
+            PlanError: as for `generate`.
+        """
+        if input_ids.dim() != 2 or input_ids.numel() == 0:
+            raise GenerationError(
+                "Expected input_ids of shape (B, T) with at least one token",
+                f"got {tuple(input_ids.shape)}",
+                "Add the batch dimension, as with `input_ids[None]`",
+            )
+        self._prompts.check_length(input_ids.shape[1], room=0)
+        plans = [self._requests.resolve(p) for p in per_row("plan", plan, input_ids.shape[0])]
+
+        return self._runtime.logits(input_ids, attention_mask, plans)
+
+    def score(
+        self, prompt: Prompt, continuation: str | Sequence[int], *, plan: str | Plan = "lag"
+    ) -> float:
+        """Returns the natural log-probability of the continuation after the prompt.
+
+        Args:
+            prompt: as for `generate`.
+            continuation: text or token ids; text after raw text is tokenised together with it.
+            plan: as for `generate`.
+
+        Raises:
+            PromptTooLongError: both together are longer than the model's context.
+            GenerationError: the prompt or the continuation has no token.
+            PlanError: as for `generate`.
+        """
+        before = self._prompts.encode(prompt)
+        after = self._prompts.encode_continuation(prompt, continuation)
+        self._prompts.check_length(len(before) + len(after), room=0)
+        return self._runtime.score(before, after, self._requests.resolve(plan))
+
+    def tokenize_messages(self, messages: Sequence[Message], **options: Any) -> tuple[int, ...]:
+        """Returns a conversation's token ids by the model's chat template, special tokens once.
+
+        Args:
+            messages: {"role", "content"} and whatever else the template reads.
+            **options: for the template, as `tools`; `add_generation_prompt` is True by default.
+
+        Raises:
+            GenerationError: there is no chat template, or it refuses the messages.
+        """
+        return self._prompts.messages(messages, **options)
+
+    def plan(self, mode: str, **options: Any) -> Plan:
+        """Returns the plan of a mode; `Plan.from_mode` with the library at hand.
+
+        Adapters given as a flat list, or a flat mapping to weights, go into the slot of their
+        kind.
+
+        Raises:
+            PlanError: the mode or an option does not exist, or adapters are given or missing
+                where they should not be.
+            AdapterNotFoundError: an adapter is not in the library.
+        """
+        return self._requests.plan(mode, options)
+
+    def checkpoint_sampling(self) -> SamplingOptions:
+        """Returns the sampling defaults that the checkpoint brings, to pass to `generate`."""
+        config = self.model.generation_config
+        if config is None or not config.do_sample:
+            return {}
+        options: SamplingOptions = {"temperature": config.temperature or 1.0}
+        if config.top_p:
+            options["top_p"] = config.top_p
+        if config.top_k:
+            options["top_k"] = config.top_k
+        if config.repetition_penalty:
+            options["repetition_penalty"] = config.repetition_penalty
+        return options
+
+    def close(self) -> None:
+        """Ends all requests with an error and gives the model back as it was; safe to repeat."""
+        self._runtime.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _check_base(library: AdapterLibrary, model: PreTrainedModel, name: str | None) -> None:
+    """Refuses a library of another model's name; modules and widths are the surgery's to check."""
+    names = [n for n in (name, str(model.config.name_or_path)) if n]
+    if not names or any(is_same_base(library.base_model, n) for n in names):
+        return
+    raise AdapterMismatchError(
+        f"Expected a library for the base model {names[0]}",
+        f"found one for {library.base_model}",
+        "Open the library of this model; if the two are one model, or you want these adapters on "
+        "the other model, pass allow_other_base=True",
+    )
