@@ -173,7 +173,7 @@ class RoutingTrace:
             totals[record[:3]] += abs(record.weight)
         for record in records:
             total = totals[record[:3]]
-            yield record, abs(record.weight) / total if total else float(record.adapter is None)
+            yield record, abs(record.weight) / total if total else 1.0
 
 
 def layer_of(module: str) -> int | None:
@@ -200,9 +200,9 @@ def _normalised(count: dict[str | None, float]) -> Shares:
 def _records(decisions: Decisions) -> Iterator[Record]:
     rows, scores, weights = (part.tolist() for part in decisions[3:])
     for token, row in enumerate(rows):
-        applied = [k for k, index in enumerate(row) if index >= 0] or [0]
-        for k in applied:
-            adapter = decisions.names[row[k]] if row[k] >= 0 else None
+        applied = [k for k, weight in enumerate(weights[token]) if weight != 0]
+        for k in applied or [0]:
+            adapter = decisions.names[row[k]] if applied else None
             score = None if math.isnan(scores[token][k]) else scores[token][k]
             yield Record(token, decisions.module, decisions.slot, adapter, score, weights[token][k])
 
