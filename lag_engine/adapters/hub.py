@@ -21,7 +21,7 @@ from lag_engine.adapters.peft_config import CONFIG_NAME
 from lag_engine.adapters.weights import PICKLE_NAME, SAFETENSORS_NAME
 from lag_engine.errors import AdapterFormatError
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def locate(source: str | Path, *, revision: str | None, allow_pickle: bool) -> Path:
@@ -35,7 +35,7 @@ def locate(source: str | Path, *, revision: str | None, allow_pickle: bool) -> P
             reached.
     """
     folder = Path(source).expanduser()
-    if folder.is_dir():
+    if source != "" and folder.is_dir():
         return folder
     if isinstance(source, Path) or folder.exists() or not _HUB_ID.fullmatch(source):
         found = "a file" if folder.exists() else "nothing there"

@@ -44,7 +44,7 @@ _WRAPPERS = re.compile(r"(?:_orig_mod|_fsdp_wrapped_module)\.")
 _FOREIGN_TENSORS = {
     "lora_magnitude_vector": ("a DoRA magnitude", "train without use_dora"),
     "lora_embedding_": ("a LoRA on an embedding", "train on linear modules only"),
-    "base_layer": ("a LoRA on a bare parameter", "train through target_modules only"),
+    ".base_layer.lora_": ("a LoRA on a bare parameter", "train through target_modules only"),
     "modules_to_save": ("a module of modules_to_save", "train without modules_to_save"),
     ".bias": ("a trained bias", "train with bias='none' and lora_bias=False"),
 }
@@ -171,15 +171,18 @@ def _lora_modules(
 
 
 def _by_module(tensors: Mapping[str, Tensor], source: str) -> dict[str, dict[str, Tensor]]:
-    """Groups the tensors by module; sorted by path."""
+    """Groups the factors by module; sorted by path."""
     modules: dict[str, dict[str, Tensor]] = {}
-    owners = set()
+    owners, foreign = set(), []
     for name, tensor in tensors.items():
         match = _FACTOR.fullmatch(_WRAPPERS.sub("", name).removeprefix(_PREFIX))
         if match is None or match["module"].endswith("base_layer"):
-            raise _not_a_factor(name, source)
+            foreign.append(name)
+            continue
         owners.add(match["adapter"])
         modules.setdefault(match["module"], {})[match["factor"]] = tensor
+    if foreign:
+        raise _not_factors(foreign, source)
     if not modules or len(owners) > 1:
         found = f"adapters {sorted(map(str, owners))} in one file" if owners else "no tensor"
         action = "save each adapter in a folder of its own" if owners else "save it again"
@@ -187,8 +190,15 @@ def _by_module(tensors: Mapping[str, Tensor], source: str) -> dict[str, dict[str
     return dict(sorted(modules.items()))
 
 
-def _not_a_factor(name: str, source: str) -> UnsupportedAdapterError:
-    reason, action = next((told for mark, told in _FOREIGN_TENSORS.items() if mark in name), _WHOLE)
+def _not_factors(names: list[str], source: str) -> UnsupportedAdapterError:
+    """The error that names the most telling of the tensors that are no factors."""
+    told = [
+        (name, *_FOREIGN_TENSORS[mark])
+        for mark in _FOREIGN_TENSORS
+        for name in names
+        if mark in name
+    ]
+    name, reason, action = told[0] if told else (names[0], *_WHOLE)
     return UnsupportedAdapterError(
         "Expected lora_A and lora_B of linear modules, which can be applied exactly",
         f"found {name!r} in {source}: {reason}",
