@@ -55,7 +55,8 @@ class Project(Protocol):
 
         Args:
             x: inputs; (T, D_in).
-            rows: (T, K) rows of each token, or (K,) rows shared by all tokens.
+            rows: (T, K) rows of each token, -1 for none (its z means nothing), or (K,) rows
+                shared by all tokens.
             stack: the module's adapters.
         """
         ...
@@ -88,7 +89,7 @@ def reference_project(x: Tensor, rows: Tensor, stack: Stack) -> Tensor:
     """Returns z by one einsum over gathered blocks; see `Project`."""
     dtype = accumulation_dtype(x)
     rows = rows.expand(x.shape[0], -1)  # (T, K)
-    A = stack.A(rows).to(x.device, dtype)  # (T, K, R, D_in)
+    A = stack.A(rows.clamp(min=0)).to(x.device, dtype)  # (T, K, R, D_in)
     return torch.einsum("td,tkrd->tkr", x.to(dtype), A)
 
 
@@ -108,7 +109,7 @@ def grouped_project(x: Tensor, rows: Tensor, stack: Stack) -> Tensor:
     rank, d_in = stack.singular.shape[-1], x.shape[-1]
     if rows.numel() * rank * d_in <= GATHER_ELEMENTS:
         return _project_gathered(x, rows, stack)
-    z = x.new_empty((rows.numel(), rank))  # (T * K, R)
+    z = x.new_zeros((rows.numel(), rank))  # (T * K, R)
     for group_rows, places, real in _groups(rows.flatten(), block=rank * d_in, item=d_in):
         A = stack.A(group_rows).to(x)  # (n, R, D_in)
         inputs = x[places // rows.shape[1]]  # (n, m, D_in)
@@ -155,7 +156,7 @@ def _project_shared(x: Tensor, rows: Tensor, stack: Stack) -> Tensor:
 
 
 def _project_gathered(x: Tensor, rows: Tensor, stack: Stack) -> Tensor:
-    A = stack.A(rows).to(x).flatten(1, 2)  # (T, K * R, D_in)
+    A = stack.A(rows.clamp(min=0)).to(x).flatten(1, 2)  # (T, K * R, D_in)
     return torch.bmm(A, x.unsqueeze(-1)).view(*rows.shape, stack.singular.shape[-1])
 
 
@@ -166,7 +167,7 @@ def _groups(rows: Tensor, *, block: int, item: int) -> Iterator[tuple[Tensor, Te
     their largest: less than half of a product is padding, and no Python loop runs over adapters.
 
     Args:
-        rows: chosen row of each place; (P,), non-negative.
+        rows: chosen row of each place; (P,); places of -1 are left out.
         block: elements of one adapter's block.
         item: elements of one place's input.
 
@@ -174,7 +175,8 @@ def _groups(rows: Tensor, *, block: int, item: int) -> Iterator[tuple[Tensor, Te
         Rows (n,); places (n, m), padded with a place of the same adapter; which are real (n, m).
     """
     places = rows.argsort(stable=True)  # (P,), grouped by adapter
-    distinct, counts = rows.unique(return_counts=True)
+    places = places[int((rows < 0).sum()) :]
+    distinct, counts = rows[places].unique_consecutive(return_counts=True)
     ends = counts.cumsum(0)
     octave = torch.log2(counts.double()).floor().long()
     for level in octave.unique():

@@ -138,28 +138,27 @@ class SpectR:
         """Returns the top_k adapters by the chosen score; see `Router.route`."""
         if stack.arrow.shape[0] == 0:
             return _nothing(x, stack)
-        scores = self._all_scores(x, stack, allowed, form)  # (T, N)
+        scores, z = self._score_all(x, stack, allowed, form)  # (T, N), (T, N, R) or None
         rows, scores = _top_rows(
             scores, self.top_k, rounding_tolerance(x, stack.singular, self.score)
         )
+        z = form.project(x, rows, stack) if z is None else _taken(z, rows)  # (T, K, R)
         chosen = torch.isfinite(scores)
         weights = chosen.to(scores) / chosen.sum(-1, keepdim=True).clamp(min=1)
-        return _settle(rows, weights, form.project(x, rows, stack), scores)
+        return _settle(rows, weights, z, scores)
 
-    def _all_scores(self, x: Tensor, stack: Stack, allowed: Tensor | None, form: Form) -> Tensor:
-        dtype = accumulation_dtype(x)
-        n_adapters = stack.arrow.shape[0]
-        scores = x.new_full((x.shape[0], n_adapters), -torch.inf, dtype=dtype)  # (T, N)
-        rows = (
-            torch.arange(n_adapters, device=x.device)
-            if allowed is None
-            else allowed.nonzero()[:, 0]
-        )
-        rank = stack.singular.shape[-1]
-        for chunk in row_chunks(rows, rank * max(x.shape)):
+    def _score_all(
+        self, x: Tensor, stack: Stack, allowed: Tensor | None, form: Form
+    ) -> tuple[Tensor, Tensor | None]:
+        """Returns every score, and the projections where all of them fit in one chunk."""
+        n_adapters, rank = stack.singular.shape
+        rows = torch.arange(n_adapters, device=x.device)
+        chunks = list(row_chunks(rows if allowed is None else rows[allowed], rank * max(x.shape)))
+        scores = x.new_full((len(x), n_adapters), -torch.inf, dtype=accumulation_dtype(x))
+        for chunk in chunks:
             z = form.project(x, chunk, stack)  # (T, n, R)
             scores[:, chunk] = rerank_scores(z, stack.singular[chunk].to(z), self.score)
-        return scores
+        return scores, z if allowed is None and len(chunks) == 1 else None
 
 
 @dataclass(frozen=True)
@@ -224,32 +223,29 @@ class LAG:
         """Returns one adapter a token, or none below the floor; see `Router.route`."""
         if stack.arrow.shape[0] == 0:
             return _nothing(x, stack)
-        rows, retrieved = self._retrieve(x, stack, allowed)  # (T, K), or both shared by all tokens
+        if self.retrieve_k != "adaptive" and self.retrieve_k >= stack.arrow.shape[0]:
+            every = SpectR(1, self.score).route(x, stack, allowed=allowed, form=form)
+            return _settle(*every, floor=self.floor)
+        rows = self._retrieve(x, stack, allowed)  # (T, K)
         z = form.project(x, rows, stack)  # (T, K, R)
         singular = stack.singular[rows].to(z)  # (T, K, R)
-        scores = rerank_scores(z, singular, self.score).masked_fill(~retrieved, -torch.inf)
+        scores = rerank_scores(z, singular, self.score).masked_fill(rows < 0, -torch.inf)
         best, score = _top_rows(scores, 1, rounding_tolerance(x, singular, self.score))  # (T, 1)
-        rows = rows.expand_as(scores)
-        z = z.gather(1, best.unsqueeze(-1).expand(-1, -1, z.shape[-1]))  # (T, 1, R)
-        return _settle(rows.gather(1, best), torch.ones_like(score), z, score, self.floor)
+        rows, z = rows.gather(1, best), _taken(z, best)
+        return _settle(rows, torch.ones_like(score), z, score, floor=self.floor)
 
-    def _retrieve(self, x: Tensor, stack: Stack, allowed: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Returns rows in library order, and which count; both (T, K), or (N,) shared by all."""
-        n_adapters = stack.arrow.shape[0]
-        if self.retrieve_k != "adaptive" and self.retrieve_k >= n_adapters:
-            rows = torch.arange(n_adapters, device=x.device)
-            return rows, torch.ones_like(rows, dtype=torch.bool) if allowed is None else allowed
+    def _retrieve(self, x: Tensor, stack: Stack, allowed: Tensor | None) -> Tensor:
+        """Returns each token's candidates in library order, padded with -1 in front; (T, K)."""
         scores = _masked(arrow_scores(x, stack.arrow), allowed)  # (T, N)
         limit = self.k_max if self.retrieve_k == "adaptive" else self.retrieve_k
         rows, top = _top_rows(scores, limit, rounding_tolerance(x, stack.singular, "arrow"))
-        counts = torch.isfinite(top)  # (T, K)
+        retrieved = torch.isfinite(top)  # (T, K)
         if self.retrieve_k == "adaptive":
-            counts &= top >= self._threshold(top)
-            widest = int(counts.sum(-1).max()) if counts.numel() else 0
-            order = counts.sort(dim=-1, descending=True, stable=True).indices[:, : max(widest, 1)]
-            rows, counts = rows.gather(1, order), counts.gather(1, order)
-        rows, order = rows.sort(dim=-1)
-        return rows, counts.gather(1, order)
+            retrieved &= top >= self._threshold(top)
+        rows = rows.masked_fill(~retrieved, NOT_APPLIED).sort(dim=-1).values
+        if self.retrieve_k != "adaptive" or not rows.numel():
+            return rows
+        return rows[:, min(rows.shape[1] - 1, int((rows < 0).sum(-1).min())) :]
 
     def _threshold(self, top: Tensor) -> Tensor:
         """Returns the arrow score a candidate needs; (T, 1)."""
@@ -268,13 +264,18 @@ def _top_rows(scores: Tensor, k: int, tolerance: Tensor) -> tuple[Tensor, Tensor
     return rows, scores.gather(-1, rows)
 
 
+def _taken(z: Tensor, columns: Tensor) -> Tensor:
+    """Returns the projections of the given columns; (T, K, R)."""
+    return z.gather(1, columns.unsqueeze(-1).expand(-1, -1, z.shape[-1]))
+
+
 def _softmax(scores: Tensor) -> Tensor:
     """Returns a softmax over the last dimension; all zero where every score is -inf."""
     return torch.nan_to_num(torch.softmax(scores, dim=-1), nan=0.0)
 
 
 def _settle(
-    rows: Tensor, weights: Tensor, z: Tensor, scores: Tensor, floor: float | None = None
+    rows: Tensor, weights: Tensor, z: Tensor, scores: Tensor, *, floor: float | None = None
 ) -> Choice:
     """Returns the choice with every refused place marked as not applied."""
     refused = torch.isneginf(scores)

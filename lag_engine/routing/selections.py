@@ -27,7 +27,8 @@ class Routed:
     """Adapters chosen for each token and module by a router.
 
     Args:
-        router: Arrow, SpectR, LAG or another `Router`; hashable.
+        router: Arrow, SpectR, LAG or another `Router`; hashable, with a repr that names it
+            completely.
         candidates: names that may be chosen, in any order; None for the whole library.
 
     Raises:

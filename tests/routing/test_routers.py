@@ -268,3 +268,21 @@ def test_many_tokens_read_each_adapter_once(make_stack):
 def test_options_out_of_range_are_refused(make):
     with pytest.raises(PlanError, match="Found"):
         make()
+
+
+def test_adaptive_projects_no_more_than_each_token_reranks(make_stack, monkeypatch):
+    stack = make_stack(40)
+    generator = torch.Generator().manual_seed(6)
+    x = torch.randn(50, D_IN, generator=generator, dtype=torch.float64)
+    x[:25] = stack.arrow[3] + 0.01 * x[:25]  # one clear direction
+    places = []
+
+    def project(x, rows, stack):
+        places.append((rows >= 0).sum(-1))
+        return GROUPED.project(x, rows, stack)
+
+    LAG("adaptive", keep=0.9).route(x, stack, form=GROUPED._replace(project=project))
+    arrow = arrow_scores(x, stack.arrow)
+    above = (arrow >= 0.9 * arrow.amax(-1, keepdim=True)).sum(-1)
+    assert torch.equal(places[0], above)
+    assert (above[:25] == 1).all()
