@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -247,3 +248,42 @@ def _widths(module) -> tuple[int, int]:
     if type(module).__name__ == "Conv1D":
         return tuple(module.weight.shape)
     return module.weight.shape[1], module.weight.shape[0]
+
+
+class OnDisk(NamedTuple):
+    """A random model with the tiny world's tokenizer, PEFT folders, and a library of them."""
+
+    model: Path
+    adapters: Path
+    library: Path
+
+
+@pytest.fixture(scope="session")
+def on_disk(tmp_path_factory) -> OnDisk:
+    """Two task adapters `qa` and `slots`, and knowledge adapters `doc-0` to `doc-2` of `d0`..."""
+    from lag_engine import AdapterLibrary, PeftAdapter, write_peft
+    from lag_engine.adapters import AdapterSource, LoraModule
+    from lag_engine.tiny.tokenizer import build_tokenizer
+
+    root = OnDisk(*(tmp_path_factory.mktemp("disk") / part for part in OnDisk._fields))
+    tokenizer = build_tokenizer()
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**(_WIDTHS | {"vocab_size": len(tokenizer)})))
+    model.save_pretrained(root.model)
+    tokenizer.save_pretrained(root.model)
+    sources = []
+    for i, name in enumerate(("qa", "slots", "doc-0", "doc-1", "doc-2")):
+        generator = torch.Generator().manual_seed(i)
+        part = "mlp" if name.startswith("doc") else "attn"
+        modules = {
+            path: LoraModule(*random_lora(generator, _widths(module), rank=2))
+            for path, module in model.named_modules()
+            if part in path and hasattr(module, "weight")
+        }
+        write_peft(root.adapters / name, PeftAdapter(modules, str(root.model), {}, name))
+        document_id = f"d{i - 2}" if part == "mlp" else None
+        kind = "knowledge" if document_id else "task"
+        sources.append(AdapterSource(root.adapters / name, kind=kind, document_id=document_id))
+    with AdapterLibrary.create(root.library, base_model=root.model) as library:
+        library.add_many(sources, progress=False)
+    return root

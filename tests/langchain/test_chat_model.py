@@ -151,7 +151,7 @@ def test_the_models_own_adapters_do_not_disturb_a_mode_that_pins_none(make_llm, 
 
 
 def test_an_unknown_call_argument_is_refused_by_name(llm):
-    with pytest.raises(GenerationError, match="found temprature"):
+    with pytest.raises(GenerationError, match="Found temprature"):
         llm.invoke("Where", temprature=1)
 
 
@@ -258,5 +258,5 @@ def test_a_name_cannot_be_registered_for_two_engines(llm, engine):
     from lag_engine import ModelError
 
     LAGChatModel.from_engine(engine, name="scripted")
-    with pytest.raises(ModelError, match="another one is registered"):
+    with pytest.raises(ModelError, match="Another one is registered"):
         LAGChatModel.from_engine(type(engine)(), name="scripted")

@@ -159,7 +159,7 @@ def test_another_model_is_refused():
 
 
 def test_a_mode_that_cannot_use_documents_so_is_refused(llm):
-    with pytest.raises(PlanError, match="found 'arrow'"):
+    with pytest.raises(PlanError, match="Found 'arrow'"):
         ask(make_chain(llm.with_mode("arrow"), documents="adapters"), DOCUMENT_LIST)
 
 

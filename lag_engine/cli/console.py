@@ -1,0 +1,52 @@
+"""Where commands print, and how a user's mistake looks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+from rich.console import Console, Group
+from rich.panel import Panel
+from rich.text import Text
+from typer.core import TyperGroup
+
+from lag_engine.errors import LagError
+
+out = Console()
+err = Console(stderr=True)
+
+
+class LagGroup(TyperGroup):
+    """Prints a `LagError` of any command as a panel and exits with 1; no traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the command."""
+        try:
+            return super().invoke(ctx)
+        except LagError as error:
+            print_error(error)
+            raise typer.Exit(1) from error
+
+
+def print_error(error: LagError) -> None:
+    """Prints what was expected, what was found, and what to do."""
+    parts = [("Expected", error.expected), ("Found", error.found), ("Do", error.action)]
+    lines = [_line(label, text) for label, text in parts if text]
+    err.print(Panel(Group(*lines), title=type(error).__name__, title_align="left", style="red"))
+
+
+def _line(label: str, text: str) -> Text:
+    text = text.strip()
+    if text.lower().startswith(label.lower()):
+        text = text[len(label) :].lstrip()
+    return Text.assemble((f"{label}: ", "bold"), (text, "default"))
+
+
+def n_bytes_text(n_bytes: int) -> str:
+    """Bytes for people: 1.5 MB."""
+    size = float(n_bytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
