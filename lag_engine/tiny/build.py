@@ -1,0 +1,190 @@
+"""Remakes every shipped part from the seed: ``python -m lag_engine.tiny.build``.
+
+Stages run in order and each is skipped where its result exists, so a build that was stopped goes on
+where it was. Work lies in ``build/tiny`` below the current folder until the last stage puts the
+finished parts in place.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from lag_engine.adapters import AdapterLibrary, AdapterSource, LoraModule, PeftAdapter, write_peft
+from lag_engine.documents.training import StepLosses, TrainingOptions
+from lag_engine.tiny.adapters import (
+    DOCUMENT_OPTIONS,
+    DOCUMENT_STEPS,
+    TASK_OPTIONS,
+    TASK_STEPS,
+    train_document_adapters,
+    train_task_adapters,
+)
+from lag_engine.tiny.base import STEPS, train_base
+from lag_engine.tiny.embedder import train_embedder
+from lag_engine.tiny.shipped import (
+    ASSETS,
+    SEED,
+    DocumentSplit,
+    document_id,
+    documents,
+    world_entities,
+)
+from lag_engine.tiny.tasks import TASKS
+
+BASE_MODEL = "lag-tiny"
+GROUP = 25
+"""Document adapters trained in one stack."""
+STORE_DTYPE = torch.float16
+
+console = Console()
+
+
+def main() -> None:
+    """Runs every stage that is not done yet."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("build/tiny"), help="where to work")
+    parser.add_argument("--output", type=Path, default=ASSETS, help="where the parts go")
+    parser.add_argument("--steps", type=int, default=STEPS, help="steps of the base model")
+    arguments = parser.parse_args()
+    build(arguments.work, arguments.output, base_steps=arguments.steps)
+
+
+def build(work: Path, output: Path, *, base_steps: int = STEPS, seed: int = SEED) -> None:
+    """Trains what is missing in ``work`` and copies the finished parts to ``output``."""
+    work.mkdir(parents=True, exist_ok=True)
+    _stage(
+        work / "model" / "model.safetensors",
+        lambda: train_base(work / "model", seed=seed, steps=base_steps),
+    )
+    model = LlamaForCausalLM.from_pretrained(work / "model", dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(work / "model")
+    _stage(
+        work / "embedder" / "modules.json",
+        lambda: train_embedder(
+            work / "embedder",
+            tokenizer,
+            seed=seed,
+            on_step=lambda step, loss: _tell("embedder", step, loss),
+        ),
+    )
+    build_task_adapters(work / "adapters" / "tasks", model, tokenizer, seed=seed)
+    build_document_adapters(work / "adapters" / "documents", model, tokenizer, seed=seed)
+    _stage(work / "library", lambda: build_library(work / "library", work))
+    for part in ("model", "embedder", "adapters", "library"):
+        shutil.rmtree(output / part, ignore_errors=True)
+        shutil.copytree(
+            work / part, output / part, ignore=shutil.ignore_patterns("checkpoint.pt", "*.lock")
+        )
+
+
+def build_task_adapters(
+    folder: Path,
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    seed: int,
+    options: TrainingOptions = TASK_OPTIONS,
+    steps: int = TASK_STEPS,
+) -> None:
+    """Writes a PEFT folder for every task."""
+    if all((folder / task / "adapter_config.json").exists() for task in TASKS):
+        return
+    trained = train_task_adapters(
+        model, tokenizer, seed=seed, options=options, steps=steps, on_step=_teller("task adapters")
+    )
+    for task, modules in trained.items():
+        write_peft(folder / task, _peft(modules))
+
+
+def build_document_adapters(
+    folder: Path,
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    seed: int,
+    split: DocumentSplit = "eval",
+    limit: int | None = None,
+    options: TrainingOptions = DOCUMENT_OPTIONS,
+    steps: int = DOCUMENT_STEPS,
+) -> None:
+    """Writes a PEFT folder for every document, ``GROUP`` at a time."""
+    entities = world_entities(split)
+    missing = [
+        (i, e)
+        for i, e in enumerate(entities)
+        if not (folder / document_id(e) / "adapter_config.json").exists()
+    ][:limit]
+    for start in range(0, len(missing), GROUP):
+        group = missing[start : start + GROUP]
+        trained = train_document_adapters(
+            model,
+            tokenizer,
+            [e for _, e in group],
+            split="eval" if split == "eval" else "train",
+            seed=seed,
+            options=options,
+            steps=steps,
+            on_step=_teller(f"documents {start} to {start + len(group)} of {len(missing)}"),
+        )
+        for (_, entity), modules in zip(group, trained, strict=True):
+            write_peft(folder / document_id(entity), _peft(modules))
+
+
+def build_library(path: Path, work: Path, *, split: DocumentSplit = "eval") -> None:
+    """Puts every PEFT folder of ``work/adapters`` into one library."""
+    sources = [
+        AdapterSource(work / "adapters" / "tasks" / task, name=task, kind="task") for task in TASKS
+    ]
+    sources += [
+        AdapterSource(
+            work / "adapters" / "documents" / document.id,
+            name=document.adapter,
+            kind="knowledge",
+            document_id=document.id,
+        )
+        for document in documents(split)
+        if (work / "adapters" / "documents" / document.id).exists()
+    ]
+    with AdapterLibrary.create(path, base_model=work / "model", dtype="float16") as library:
+        library.add_many(sources)
+
+
+def _peft(modules: dict[str, LoraModule]) -> PeftAdapter:
+    halves = {
+        name: LoraModule(m.lora_A.to(STORE_DTYPE), m.lora_B.to(STORE_DTYPE), m.scaling)
+        for name, m in modules.items()
+    }
+    return PeftAdapter(modules=halves, base_model=BASE_MODEL, config={}, source="lag_engine.tiny")
+
+
+def _stage(result: Path, make: Callable[[], None]) -> None:
+    if result.exists():
+        console.print(f"kept {result}")
+        return
+    started = time.monotonic()
+    make()
+    console.print(f"made {result} in {time.monotonic() - started:.0f} s")
+
+
+def _teller(what: str) -> Callable[[int, StepLosses], None]:
+    def tell(step: int, losses: StepLosses) -> None:
+        _tell(what, step, losses.tokens.mean().item(), losses.silence.mean().item())
+
+    return tell
+
+
+def _tell(what: str, step: int, *losses: float) -> None:
+    if (step + 1) % 20 == 0:
+        console.print(f"{what}: step {step + 1}, loss " + ", ".join(f"{x:.4f}" for x in losses))
+
+
+if __name__ == "__main__":
+    main()

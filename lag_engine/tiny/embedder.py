@@ -1,0 +1,90 @@
+"""Trains the small sentence-transformers model that retrieves the world's documents.
+
+One BERT layer of width 128 over the tiny tokenizer, mean pooling, unit vectors; trained with
+in-batch negatives on questions and documents of training entities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+from torch.nn.functional import cross_entropy
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+from lag_engine.tiny.corpus import Corpus
+from lag_engine.tiny.tasks import TASKS, ask
+
+STEPS = 400
+BATCH_PAIRS = 96
+PEAK_LR = 2e-3
+TEMPERATURE = 0.05
+MAX_TOKENS = 128
+
+
+def train_embedder(
+    folder: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    seed: int,
+    steps: int = STEPS,
+    on_step: Callable[[int, float], None] | None = None,
+) -> None:
+    """Trains the embedder and saves it to ``folder`` as a sentence-transformers model."""
+    torch.manual_seed(seed)
+    embedder = _new_embedder(tokenizer)
+    corpus = Corpus(tokenizer, seed=seed, stream="embedder")
+    optimizer = torch.optim.AdamW(embedder.parameters(), lr=PEAK_LR)
+    embedder.train()
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = PEAK_LR * min(1.0, (step + 1) / 40, (steps - step) / (0.5 * steps))
+        questions, documents = zip(*(_pair(corpus) for _ in range(BATCH_PAIRS)), strict=True)
+        scores = _vectors(embedder, list(questions)) @ _vectors(embedder, list(documents)).T
+        loss = cross_entropy(scores / TEMPERATURE, torch.arange(BATCH_PAIRS))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        if on_step is not None:
+            on_step(step, loss.item())
+    embedder.eval()
+    embedder.save(str(folder), create_model_card=False)
+
+
+def _new_embedder(tokenizer: PreTrainedTokenizerFast) -> SentenceTransformer:
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        intermediate_size=256,
+        max_position_embeddings=MAX_TOKENS,
+        pad_token_id=tokenizer.pad_token_id,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    with TemporaryDirectory() as start:
+        BertModel(config).save_pretrained(start)
+        tokenizer.save_pretrained(start)
+        transformer = Transformer(start, max_seq_length=MAX_TOKENS)
+    return SentenceTransformer(
+        modules=[transformer, Pooling(128, "mean"), Normalize()], device="cpu"
+    )
+
+
+def _vectors(embedder: SentenceTransformer, texts: list[str]) -> torch.Tensor:
+    """Unit vectors (B, 128) with gradients."""
+    vectors: torch.Tensor = embedder(embedder.preprocess(texts))["sentence_embedding"]
+    return vectors
+
+
+def _pair(corpus: Corpus) -> tuple[str, str]:
+    """A question of a random task and the document that answers it."""
+    entity = next(corpus.fresh)
+    relation = corpus.rng.choice(entity.relations())
+    question = ask(corpus.rng.choice(TASKS), entity, relation, "train", corpus.rng)
+    return question.prompt, entity.document(corpus.rng)

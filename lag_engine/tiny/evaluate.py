@@ -1,0 +1,288 @@
+"""Exact match and routing accuracy of every mode on the tiny world.
+
+Run it with ``python -m lag_engine.tiny.evaluate``.
+
+Each task has 200 questions about documents that no part was trained on. Retrieval is the shipped
+embedder's best document. Controls take the text or the adapter of another document of the same
+kind. Exact match is the string comparison of KILT's accuracy, with no normalisation.
+
+Routing accuracy is the share of decisions, one for each token and module of a slot, that chose the
+gold adapter: over all tokens, and over the tokens that decide the answer (the prompt's last and
+each written one).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import random
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from lag_engine.model.engine import LAGEngine
+from lag_engine.model.generation import Generation
+from lag_engine.routing.plan import Plan
+from lag_engine.routing.trace import layer_of
+from lag_engine.tiny.shipped import (
+    DocumentSplit,
+    TinyDocument,
+    TinyQuestion,
+    documents,
+    embedder_path,
+    questions,
+)
+from lag_engine.tiny.tasks import TASKS, with_context
+
+Source = Literal["none", "gold", "retrieved", "wrong"]
+MAX_NEW_TOKENS = 24
+BATCH = 50
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class System:
+    """One row of the results.
+
+    Attributes:
+        name: What it is called in tables.
+        mode: A mode of ``Plan.from_mode``.
+        text: Whose text goes into the prompt.
+        adapter: Whose adapter is pinned in the knowledge slot, where the mode pins one.
+        options: Further options of ``Plan.from_mode``.
+    """
+
+    name: str
+    mode: str
+    text: Source = "none"
+    adapter: Source = "none"
+    options: tuple[tuple[str, Any], ...] = ()
+
+
+SYSTEMS: tuple[System, ...] = (
+    System("base", "base"),
+    System("arrow", "arrow"),
+    *(
+        System(f"spectr {s}", "spectr", options=(("score", s),))
+        for s in ("projection", "norm", "relative")
+    ),
+    *(
+        System(f"lag {s}", "lag", options=(("score", s),))
+        for s in ("projection", "norm", "relative")
+    ),
+    System("rag", "rag", text="retrieved"),
+    System("prag", "prag", adapter="retrieved"),
+    System("rag+lag", "rag+lag", text="retrieved", options=(("score", "norm"),)),
+    System("prag+lag", "prag+lag", adapter="retrieved", options=(("score", "norm"),)),
+    System(
+        "rag+prag+lag",
+        "rag+prag+lag",
+        text="retrieved",
+        adapter="retrieved",
+        options=(("score", "norm"),),
+    ),
+    System("oracle", "oracle", adapter="gold"),
+    System("control: rag+lag, wrong text", "rag+lag", text="wrong", options=(("score", "norm"),)),
+    System(
+        "control: prag+lag, wrong adapter",
+        "prag+lag",
+        adapter="wrong",
+        options=(("score", "norm"),),
+    ),
+    System("control: oracle, wrong document adapter", "oracle", adapter="wrong"),
+)
+
+
+@dataclass(frozen=True)
+class World:
+    """The questions with the document that each source gives them."""
+
+    questions: tuple[TinyQuestion, ...]
+    sources: dict[Source, list[TinyDocument | None]]
+
+    @classmethod
+    def load(cls, split: DocumentSplit, per_task: int) -> World:
+        """Retrieves one document for each question and draws its wrong one."""
+        asked = questions(split, per_task=per_task)
+        by_id = {document.id: document for document in documents(split)}
+        gold = [by_id[question.document_id] for question in asked]
+        return cls(
+            asked,
+            {
+                "none": [None] * len(asked),
+                "gold": list(gold),
+                "retrieved": list(_retrieve([q.prompt for q in asked], documents(split))),
+                "wrong": [_other(document, documents(split)) for document in gold],
+            },
+        )
+
+
+def evaluate(
+    engine: LAGEngine,
+    world: World,
+    systems: Iterable[System] = SYSTEMS,
+    *,
+    tell: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Runs every system over every question; returns scores as JSON takes them."""
+    results: dict[str, Any] = {}
+    for system in systems:
+        started = time.monotonic()
+        answers = _answers(engine, world, system)
+        results[system.name] = {
+            "exact_match": _by_task(world.questions, [g.text.strip() for g in answers]),
+            "routing": _routing_accuracy(world, answers),
+            "seconds_per_question": (time.monotonic() - started) / len(answers),
+        }
+        mean = results[system.name]["exact_match"]["mean"]["score"]
+        tell(f"{system.name}: {100 * mean:.1f} % exact match")
+    return results
+
+
+def plan_for(
+    engine: LAGEngine, system: System, question: TinyQuestion, source: TinyDocument | None
+) -> Plan:
+    """The plan of one question under one system."""
+    options = dict(system.options)
+    if source is not None:
+        pinned = {"knowledge": [source.adapter]}
+        if system.mode == "oracle":
+            pinned["task"] = [question.task_adapter]
+        options["adapters"] = pinned
+    return engine.plan(system.mode, **options)
+
+
+def _answers(engine: LAGEngine, world: World, system: System) -> list[Generation]:
+    texts, adapters = world.sources[system.text], world.sources[system.adapter]
+    answers: list[Generation] = []
+    for start in track(range(0, len(world.questions), BATCH), description=system.name):
+        asked = list(enumerate(world.questions))[start : start + BATCH]
+        prompts = []
+        for i, question in asked:
+            text = texts[i].text if texts[i] is not None else ""
+            prompts.append([{"role": "user", "content": with_context(text, question.prompt)}])
+        plans = [plan_for(engine, system, question, adapters[i]) for i, question in asked]
+        answers += engine.generate_batch(
+            prompts, plans=plans, max_new_tokens=MAX_NEW_TOKENS, trace=True
+        )
+    return answers
+
+
+def _by_task(asked: Sequence[TinyQuestion], answers: Sequence[str]) -> dict[str, Any]:
+    """Exact match by task and over all, with a bootstrap interval of 95 %."""
+    hits: dict[str, list[float]] = defaultdict(list)
+    for question, answer in zip(asked, answers, strict=True):
+        for label in (question.task, "mean"):
+            hits[label].append(float(answer == question.answer))
+    return {label: _interval(values) for label, values in hits.items()}
+
+
+def _interval(values: list[float]) -> dict[str, float]:
+    rng = random.Random(0)
+    means = sorted(sum(rng.choices(values, k=len(values))) / len(values) for _ in range(RESAMPLES))
+    return {
+        "score": sum(values) / len(values),
+        "low": means[int(0.025 * RESAMPLES)],
+        "high": means[int(0.975 * RESAMPLES) - 1],
+        "n": len(values),
+    }
+
+
+def _routing_accuracy(world: World, answers: Sequence[Generation]) -> dict[str, Any]:
+    """Share of decisions for the gold adapter, by slot, and within it by task, layer and module."""
+    counts: dict[tuple[str, ...], list[int]] = defaultdict(lambda: [0, 0])
+    for i, answer in enumerate(answers):
+        question, gold = world.questions[i], world.sources["gold"][i]
+        assert gold is not None
+        assert answer.trace is not None
+        for decision in answer.trace.decisions:
+            name = question.task_adapter if decision.slot == "task" else gold.adapter
+            row = decision.names.index(name) if name in decision.names else -2
+            right = decision.rows[:, 0] == row  # (T,)
+            decisive = right[len(answer.prompt_token_ids) - 1 :]
+            module = decision.module.rsplit(".", 1)[-1]
+            _count(counts, (decision.slot, "all tokens"), right)
+            for label in (
+                "answer tokens",
+                question.task,
+                f"layer {layer_of(decision.module)}",
+                module,
+            ):
+                _count(counts, (decision.slot, label), decisive)
+    shares: dict[str, Any] = defaultdict(dict)
+    for (slot, label), (right_count, total) in counts.items():
+        shares[slot][label] = right_count / max(1, total)
+    return dict(shares)
+
+
+def _count(
+    counts: dict[tuple[str, ...], list[int]], key: tuple[str, ...], right: torch.Tensor
+) -> None:
+    counts[key][0] += int(right.sum())
+    counts[key][1] += right.numel()
+
+
+def _retrieve(prompts: list[str], pool: Sequence[TinyDocument]) -> list[TinyDocument]:
+    from sentence_transformers import SentenceTransformer
+
+    embedder = SentenceTransformer(str(embedder_path()), device="cpu")
+    vectors = embedder.encode([d.text for d in pool], convert_to_tensor=True)  # (documents, D)
+    queries = embedder.encode(prompts, convert_to_tensor=True)  # (questions, D)
+    return [pool[i] for i in (queries @ vectors.T).argmax(-1).tolist()]
+
+
+def _other(document: TinyDocument, pool: Sequence[TinyDocument]) -> TinyDocument:
+    """The next document in the pool: mostly of the same kind."""
+    return pool[(pool.index(document) + 1) % len(pool)]
+
+
+def print_table(results: dict[str, Any], console: Console) -> None:
+    """Prints exact match by system and task, and routing accuracy on answer tokens."""
+    table = Table(title="Exact match, %")
+    for heading in ("system", *TASKS, "mean", "task adapter right", "document adapter right"):
+        table.add_column(heading, justify="left" if heading == "system" else "right")
+    for name, result in results.items():
+        match, routing = result["exact_match"], result["routing"]
+        table.add_row(
+            name,
+            *(f"{100 * match[t]['score']:.1f}" for t in (*TASKS, "mean")),
+            *(
+                f"{100 * routing[slot]['answer tokens']:.1f}" if slot in routing else ""
+                for slot in ("task", "knowledge")
+            ),
+        )
+    console.print(table)
+
+
+def main() -> None:
+    """Evaluates the shipped parts, prints the table and writes the results."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, help="a JSON file for the results")
+    parser.add_argument("--per-task", type=int, default=200)
+    arguments = parser.parse_args()
+    console = Console()
+    world = World.load("eval", arguments.per_task)
+    found = zip(world.sources["retrieved"], world.sources["gold"], strict=True)
+    retrieval = sum(a == b for a, b in found) / len(world.questions)
+    with LAGEngine.from_pretrained("lag-tiny") as engine:
+        results = evaluate(engine, world, tell=console.print)
+    print_table(results, console)
+    console.print(f"the right document was retrieved for {100 * retrieval:.1f} % of the questions")
+    if arguments.output:
+        about = {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
+        arguments.output.write_text(
+            json.dumps({"about": about, "retrieval": retrieval, "systems": results}, indent=1)
+        )
+
+
+if __name__ == "__main__":
+    main()
