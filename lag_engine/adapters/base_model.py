@@ -10,16 +10,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from lag_engine.adapters.hub import short_name
 from lag_engine.adapters.peft_format import PeftAdapter
 from lag_engine.adapters.stack import ModuleShape
 from lag_engine.errors import AdapterMismatchError, ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class BaseModel(NamedTuple):
@@ -64,6 +66,9 @@ def describe_base(model: str | Path | PreTrainedModel | None) -> BaseModel:
 
 def _build_on_meta(name: str) -> nn.Module | None:
     """The model without weights; None if its config is neither a local folder nor cached."""
+    # Seconds of import that a library whose base is no path does not need.
+    from transformers import AutoConfig, AutoModelForCausalLM
+
     is_local = Path(name).expanduser().is_dir()
     path = str(Path(name).expanduser()) if is_local else name
     try:

@@ -14,12 +14,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import RLock
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
 from rich.console import Console
 from rich.progress import track
-from transformers import PreTrainedModel
 
 from lag_engine.adapters.base_model import BaseModel, describe_base
 from lag_engine.adapters.info import AdapterInfo, AdapterSource, checked_name
@@ -32,6 +31,9 @@ from lag_engine.adapters.snapshot import AdapterInfos, LibrarySnapshot, as_lora
 from lag_engine.adapters.stack import AdapterKind, ModuleShape, ModuleStack
 from lag_engine.adapters.writing import Batch, pack
 from lag_engine.errors import LibraryCorruptError, LibraryError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _DTYPES = {
     "float64": torch.float64,
@@ -330,7 +332,10 @@ class AdapterLibrary:
         Raises:
             LibraryCorruptError: something differs; the message names the segments and adapters.
         """
-        snapshot, contents = self.snapshot(), self._manifest.contents()
+        with self._reading:
+            self._require_open()
+            contents = self._manifest.contents()
+            snapshot = self._load()
         problems = self._manifest.check_integrity()
         for segment in contents.segments.values():
             problem = self._check_file(segment.file, segment.n_bytes, segment.sha256)

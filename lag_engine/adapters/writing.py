@@ -47,6 +47,7 @@ class Batch:
         self._names: set[str] = set()
         self.shapes: dict[str, ModuleShape] = before.modules()
         self._pending: list[Newcomer] = []
+        self._n_waiting = 0  # bytes
         self._written: list[tuple[WrittenSegment, list[Newcomer], list[int]]] = []
 
     def refuse_taken(self, name: str) -> None:
@@ -66,7 +67,8 @@ class Batch:
         self._names.add(name)
         self.shapes |= newcomer.layout.shapes
         self._pending.append(newcomer)
-        if sum(waiting.n_bytes for waiting in self._pending) >= _SEGMENT_BYTES:
+        self._n_waiting += newcomer.n_bytes
+        if self._n_waiting >= _SEGMENT_BYTES:
             self._flush()
 
     def commit(self) -> list[str]:
@@ -89,11 +91,12 @@ class Batch:
         forms = [self._pending[index].forms for index in order]
         plans = plan_segment(rows_of_forms(forms), dtype=self._dtype)
         path = self._folder / _file_name(self._manifest, ahead=len(self._written))
-        positions = [order.index(index) for index in range(len(order))]
+        place = {index: position for position, index in enumerate(order)}
+        positions = [place[index] for index in range(len(order))]
         # The factors are on disk from here on; only what the manifest needs is kept.
         kept = [newcomer._replace(forms={}) for newcomer in self._pending]
         self._written.append((write_segment(path, plans), kept, positions))
-        self._pending = []
+        self._pending, self._n_waiting = [], 0
 
 
 def pack(manifest: Manifest, folder: Path, before: LibrarySnapshot, dtype: torch.dtype) -> None:
