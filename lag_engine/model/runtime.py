@@ -145,7 +145,7 @@ class Runtime:
             request=index,
             token_ids=token_ids,
             tokens=[str(self._tokenizer.decode([i])) for i in token_ids],
-            slots=row.request.plan.slots,
+            plan=row.request.plan,
         )
 
 

@@ -1,9 +1,10 @@
 """Who is chosen: scores, routers, plans and the record of their decisions, over tensors only."""
 
+from lag_engine.routing.choice import NOT_APPLIED, Choice, Router
 from lag_engine.routing.plan import MODES, Plan
 from lag_engine.routing.products import GROUPED, REFERENCE, Form, Stack
 from lag_engine.routing.recorder import Decisions, Recorder
-from lag_engine.routing.routers import LAG, NOT_APPLIED, Arrow, Choice, Router, SpectR
+from lag_engine.routing.routers import LAG, Arrow, SpectR
 from lag_engine.routing.scores import SCORES, Score
 from lag_engine.routing.selections import (
     SLOTS,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, cast
 
 from lag_engine.errors import PlanError
-from lag_engine.routing.routers import LAG, Arrow, Router, SpectR
+from lag_engine.routing.routers import LAG, Arrow, SpectR
 from lag_engine.routing.selections import (
     SLOTS,
     Generated,
@@ -25,6 +25,7 @@ from lag_engine.routing.selections import (
 )
 
 if TYPE_CHECKING:
+    from lag_engine.routing.choice import Router
     from lag_engine.routing.scores import Score
 
 _Filling = type[Routed] | type[Pinned] | type[Latent] | type[Generated] | None

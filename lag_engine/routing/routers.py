@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from lag_engine.errors import PlanError
+from lag_engine.routing.choice import NOT_APPLIED, Choice, nothing, settle
 from lag_engine.routing.products import GROUPED, Form, Stack, row_chunks
 from lag_engine.routing.scores import (
     SCORES,
@@ -27,46 +28,6 @@ from lag_engine.routing.scores import (
     rounding_tolerance,
 )
 from lag_engine.routing.ties import top_columns
-
-NOT_APPLIED = -1
-
-
-class Choice(NamedTuple):
-    """What one router chose for T tokens of one module.
-
-    The update of token t is the sum over k of ``weights[t, k] * B*[rows[t, k]]^T z[t, k]``.
-    """
-
-    rows: Tensor
-    """Rows of the stack; (T, K) int64; NOT_APPLIED where the token stays on the base."""
-    weights: Tensor
-    """Routing weights; (T, K); 0 where nothing is applied."""
-    z: Tensor
-    """A* x of the chosen rows; (T, K, R)."""
-    scores: Tensor
-    """The score that decided; (T, K); of the best adapter where a floor refused it, else 0."""
-
-
-class Router(Protocol):
-    """Chooses adapters for each token of one module."""
-
-    @property
-    def name(self) -> str:
-        """The router's name in traces."""
-        ...
-
-    def route(
-        self, x: Tensor, stack: Stack, *, allowed: Tensor | None = None, form: Form = GROUPED
-    ) -> Choice:
-        """Returns the choice for every token.
-
-        Args:
-            x: inputs of the module; (T, D_in).
-            stack: the module's adapters of one kind; N rows.
-            allowed: rows that may be chosen; (N,) bool; None allows all.
-            form: how the products are computed.
-        """
-        ...
 
 
 @dataclass(frozen=True)
@@ -102,11 +63,11 @@ class Arrow:
     ) -> Choice:
         """Returns the top_k adapters by arrow score; see `Router.route`."""
         if stack.arrow.shape[0] == 0:
-            return _nothing(x, stack)
+            return nothing(x, stack)
         scores = _masked(arrow_scores(x, stack.arrow), allowed)  # (T, N)
         rows, scores = _top_rows(scores, self.top_k, rounding_tolerance(x, stack.singular, "arrow"))
         weights = _softmax(scores / self.temperature)
-        return _settle(rows, weights, form.project(x, rows, stack), scores)
+        return settle(rows, weights, form.project(x, rows, stack), scores)
 
 
 @dataclass(frozen=True)
@@ -137,7 +98,7 @@ class SpectR:
     ) -> Choice:
         """Returns the top_k adapters by the chosen score; see `Router.route`."""
         if stack.arrow.shape[0] == 0:
-            return _nothing(x, stack)
+            return nothing(x, stack)
         scores, z = self._score_all(x, stack, allowed, form)  # (T, N), (T, N, R) or None
         rows, scores = _top_rows(
             scores, self.top_k, rounding_tolerance(x, stack.singular, self.score)
@@ -145,7 +106,7 @@ class SpectR:
         z = form.project(x, rows, stack) if z is None else _taken(z, rows)  # (T, K, R)
         chosen = torch.isfinite(scores)
         weights = chosen.to(scores) / chosen.sum(-1, keepdim=True).clamp(min=1)
-        return _settle(rows, weights, z, scores)
+        return settle(rows, weights, z, scores)
 
     def _score_all(
         self, x: Tensor, stack: Stack, allowed: Tensor | None, form: Form
@@ -222,17 +183,17 @@ class LAG:
     ) -> Choice:
         """Returns one adapter a token, or none below the floor; see `Router.route`."""
         if stack.arrow.shape[0] == 0:
-            return _nothing(x, stack)
+            return nothing(x, stack)
         if self.retrieve_k != "adaptive" and self.retrieve_k >= stack.arrow.shape[0]:
             every = SpectR(1, self.score).route(x, stack, allowed=allowed, form=form)
-            return _settle(*every, floor=self.floor)
+            return settle(*every, floor=self.floor)
         rows = self._retrieve(x, stack, allowed)  # (T, K)
         z = form.project(x, rows, stack)  # (T, K, R)
         singular = stack.singular[rows].to(z)  # (T, K, R)
         scores = rerank_scores(z, singular, self.score).masked_fill(rows < 0, -torch.inf)
         best, score = _top_rows(scores, 1, rounding_tolerance(x, singular, self.score))  # (T, 1)
         rows, z = rows.gather(1, best), _taken(z, best)
-        return _settle(rows, torch.ones_like(score), z, score, floor=self.floor)
+        return settle(rows, torch.ones_like(score), z, score, floor=self.floor)
 
     def _retrieve(self, x: Tensor, stack: Stack, allowed: Tensor | None) -> Tensor:
         """Returns each token's candidates in library order, padded with -1 in front; (T, K)."""
@@ -272,28 +233,6 @@ def _taken(z: Tensor, columns: Tensor) -> Tensor:
 def _softmax(scores: Tensor) -> Tensor:
     """Returns a softmax over the last dimension; all zero where every score is -inf."""
     return torch.nan_to_num(torch.softmax(scores, dim=-1), nan=0.0)
-
-
-def _settle(
-    rows: Tensor, weights: Tensor, z: Tensor, scores: Tensor, *, floor: float | None = None
-) -> Choice:
-    """Returns the choice with every refused place marked as not applied."""
-    refused = torch.isneginf(scores)
-    scores = scores.masked_fill(refused, 0.0)
-    if floor is not None:
-        refused |= scores < floor
-    return Choice(
-        rows.masked_fill(refused, NOT_APPLIED), weights.masked_fill(refused, 0.0), z, scores
-    )
-
-
-def _nothing(x: Tensor, stack: Stack) -> Choice:
-    """Returns the choice of an empty stack: every token visibly on the base."""
-    n_tokens, dtype = x.shape[0], accumulation_dtype(x)
-    zeros = x.new_zeros((n_tokens, 1), dtype=dtype)
-    z = x.new_zeros((n_tokens, 1, stack.singular.shape[-1]), dtype=dtype)
-    rows = torch.full((n_tokens, 1), NOT_APPLIED, dtype=torch.long, device=x.device)
-    return Choice(rows, zeros, z, zeros)
 
 
 def _require_count(name: str, value: int) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from lag_engine.errors import PlanError
 
 if TYPE_CHECKING:
-    from lag_engine.routing.routers import Router
+    from lag_engine.routing.choice import Router
 
 Slot = Literal["task", "knowledge"]
 SLOTS: tuple[Slot, ...] = get_args(Slot)

@@ -8,9 +8,12 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
+from lag_engine.routing.selections import Routed
+
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Sequence
 
+    from lag_engine.routing.plan import Plan
     from lag_engine.routing.recorder import Decisions, Recorder
     from lag_engine.routing.selections import Slot
 
@@ -47,14 +50,19 @@ class RoutingTrace:
     Args:
         token_ids: the tokens that passed through the model; T of them.
         tokens: their text.
-        slots: the plan's slots that held a selection, also where nothing came of it.
+        plan: what the request applied; its repr says which router and score decided.
         decisions: one for each module and slot that could choose; T rows each.
     """
 
     token_ids: tuple[int, ...]
     tokens: tuple[str, ...]
-    slots: tuple[Slot, ...]
+    plan: Plan
     decisions: tuple[Decisions, ...]
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """The plan's slots that held a selection, also where nothing came of it."""
+        return self.plan.slots
 
     @classmethod
     def from_recorder(
@@ -64,7 +72,7 @@ class RoutingTrace:
         request: int,
         token_ids: Sequence[int],
         tokens: Sequence[str],
-        slots: Sequence[Slot],
+        plan: Plan,
     ) -> RoutingTrace:
         """Returns the trace of one row of the recorded batch.
 
@@ -73,11 +81,11 @@ class RoutingTrace:
             request: row of the batch.
             token_ids: prompt and generated tokens; what was not fed to the model is cut off.
             tokens: the text of each.
-            slots: the slots of the request's plan; see `Plan.slots`.
+            plan: the request's plan.
         """
         decisions = tuple(recorder.decisions(request))
         n_tokens = min((len(item.rows) for item in decisions), default=len(token_ids))
-        return cls(tuple(token_ids[:n_tokens]), tuple(tokens[:n_tokens]), tuple(slots), decisions)
+        return cls(tuple(token_ids[:n_tokens]), tuple(tokens[:n_tokens]), plan, decisions)
 
     @overload
     def share(self, by: Literal["adapter"] = "adapter", *, slot: Slot | None = None) -> Shares: ...
@@ -145,14 +153,18 @@ class RoutingTrace:
         return {
             "token_ids": list(self.token_ids),
             "tokens": list(self.tokens),
+            "plan": self.plan.key,
             "slots": list(self.slots),
+            "selections": {slot: repr(self.plan.selection(slot)) for slot in self.slots},
             "decisions": [_plain(decisions) for decisions in self.decisions],
         }
 
     def _slot_summary(self, slot: Slot, most: int) -> dict[str, Any]:
         shares = sorted(self.share(slot=slot).items(), key=lambda item: -item[1])
         named = [{"adapter": name, "share": share} for name, share in shares if name is not None]
+        selection = self.plan.selection(slot)
         return {
+            "router": repr(selection.router) if isinstance(selection, Routed) else None,
             "modules": sum(decisions.slot == slot for decisions in self.decisions),
             "applied": self.applied(slot=slot),
             "entropy_bits": self.entropy(slot=slot),

@@ -8,12 +8,14 @@ import pytest
 import torch
 
 from lag_engine.errors import ModelError
-from lag_engine.routing import Decisions, Recorder, RoutingTrace
+from lag_engine.routing import Decisions, Pinned, Plan, Recorder, RoutingTrace
 from lag_engine.routing.trace import layer_of
 
 NAMES = ("a", "b", "c")
 LAYERS = ("model.layers.0.q_proj", "model.layers.1.q_proj")
 NAN = float("nan")
+TASK = Plan("custom", task=Pinned("a"))
+BOTH = Plan.from_mode("prag+lag", score="norm", adapters=["b"])
 
 
 def decisions(module, slot, rows, weights, scores=None):
@@ -28,7 +30,7 @@ def trace():
     return RoutingTrace(
         token_ids=(5, 6, 7),
         tokens=("x", "y", "z"),
-        slots=("task", "knowledge"),
+        plan=BOTH,
         decisions=(
             decisions(LAYERS[0], "task", [[0, 1], [0, 1], [0, 2]], [[0.75, 0.25]] * 3),
             decisions(LAYERS[0], "knowledge", [[2], [-1], [2]], [[1.0], [0.0], [1.0]]),
@@ -60,35 +62,44 @@ def test_a_token_on_the_base_is_visible_as_none(trace):
 def test_applied_and_entropy(trace):
     assert trace.applied(slot="knowledge") == pytest.approx(5 / 6)
     assert trace.applied(slot="task") == pytest.approx(1)
-    one = RoutingTrace((5,), ("x",), ("task",), (decisions("m", "task", [[0]], [[1.0]]),))
+    one = RoutingTrace((5,), ("x",), TASK, (decisions("m", "task", [[0]], [[1.0]]),))
     assert one.entropy() == 0
     even = decisions("m", "task", [[0], [1], [2], [-1]], [[1.0], [1.0], [1.0], [0.0]])
-    assert RoutingTrace((1,) * 4, ("",) * 4, ("task",), (even,)).entropy() == pytest.approx(2)
+    assert RoutingTrace((1,) * 4, ("",) * 4, TASK, (even,)).entropy() == pytest.approx(2)
 
 
 def test_negative_weights_count_by_size():
     pinned = decisions("m", "task", [[0, 1]], [[1.0, -3.0]])
-    trace = RoutingTrace((5,), ("x",), ("task",), (pinned,))
+    trace = RoutingTrace((5,), ("x",), TASK, (pinned,))
     assert trace.share() == pytest.approx({"a": 0.25, "b": 0.75})
 
 
 def test_an_adapter_of_weight_zero_counts_as_the_base():
     pinned = decisions("m", "task", [[0, 1], [0, 1]], [[0.0, 0.0], [0.0, 1.0]])
-    trace = RoutingTrace((5, 6), ("x", "y"), ("task",), (pinned,))
+    trace = RoutingTrace((5, 6), ("x", "y"), TASK, (pinned,))
     assert trace.share("token") == {0: {None: 1.0}, 1: {"b": 1.0}}
 
 
 def test_a_slot_where_nothing_could_choose_is_in_the_summary():
-    summary = RoutingTrace((5,), ("x",), ("task",), ()).summary()
+    summary = RoutingTrace((5,), ("x",), TASK, ()).summary()
     assert summary == {
         "tokens": 1,
-        "slots": {"task": {"modules": 0, "applied": 0, "entropy_bits": 0.0, "adapters": []}},
+        "slots": {
+            "task": {
+                "router": None,
+                "modules": 0,
+                "applied": 0,
+                "entropy_bits": 0.0,
+                "adapters": [],
+            }
+        },
     }
 
 
 def test_summary_and_dict_are_json(trace):
     summary = json.loads(json.dumps(trace.summary(most=1), allow_nan=False))
     assert summary["slots"]["knowledge"]["adapters"] == [{"adapter": "b", "share": 0.5}]
+    assert "score='norm'" in summary["slots"]["task"]["router"]
     told = json.loads(json.dumps(trace.to_dict(), allow_nan=False))
     assert told["decisions"][1]["adapters"] == [["c"], [None], ["c"]]
     assert told["decisions"][2]["scores"] == [[None]] * 3
@@ -139,7 +150,7 @@ def test_a_trace_is_cut_to_the_tokens_that_were_fed():
     recorder = Recorder()
     record(recorder, [[[0], [1]]], (0,))
     trace = RoutingTrace.from_recorder(
-        recorder, request=0, token_ids=[7, 8, 9], tokens=["x", "y", "z"], slots=["task"]
+        recorder, request=0, token_ids=[7, 8, 9], tokens=["x", "y", "z"], plan=TASK
     )
     assert (trace.token_ids, trace.tokens) == ((7, 8), ("x", "y"))
     assert trace.share("token") == {0: {"a": 1.0}, 1: {"b": 1.0}}

@@ -1,0 +1,77 @@
+"""What a router decided for some tokens, and what a router is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import torch
+
+from lag_engine.routing.products import GROUPED
+from lag_engine.routing.scores import accumulation_dtype
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lag_engine.routing.products import Form, Stack
+
+NOT_APPLIED = -1
+
+
+class Choice(NamedTuple):
+    """What one router chose for T tokens of one module.
+
+    The update of token t is the sum over k of ``weights[t, k] * B*[rows[t, k]]^T z[t, k]``.
+    """
+
+    rows: Tensor
+    """Rows of the stack; (T, K) int64; NOT_APPLIED where the token stays on the base."""
+    weights: Tensor
+    """Routing weights; (T, K); 0 where nothing is applied."""
+    z: Tensor
+    """A* x of the chosen rows; (T, K, R)."""
+    scores: Tensor
+    """The score that decided; (T, K); of the best adapter where a floor refused it, else 0."""
+
+
+class Router(Protocol):
+    """Chooses adapters for each token of one module."""
+
+    @property
+    def name(self) -> str:
+        """The router's name in traces."""
+        ...
+
+    def route(
+        self, x: Tensor, stack: Stack, *, allowed: Tensor | None = None, form: Form = GROUPED
+    ) -> Choice:
+        """Returns the choice for every token.
+
+        Args:
+            x: inputs of the module; (T, D_in).
+            stack: the module's adapters of one kind; N rows.
+            allowed: rows that may be chosen; (N,) bool; None allows all.
+            form: how the products are computed.
+        """
+        ...
+
+
+def settle(
+    rows: Tensor, weights: Tensor, z: Tensor, scores: Tensor, *, floor: float | None = None
+) -> Choice:
+    """Returns the choice with every refused place marked as not applied."""
+    refused = torch.isneginf(scores)
+    scores = scores.masked_fill(refused, 0.0)
+    if floor is not None:
+        refused |= scores < floor
+    return Choice(
+        rows.masked_fill(refused, NOT_APPLIED), weights.masked_fill(refused, 0.0), z, scores
+    )
+
+
+def nothing(x: Tensor, stack: Stack) -> Choice:
+    """Returns the choice of an empty stack: every token visibly on the base."""
+    n_tokens, dtype = x.shape[0], accumulation_dtype(x)
+    zeros = x.new_zeros((n_tokens, 1), dtype=dtype)
+    z = x.new_zeros((n_tokens, 1, stack.singular.shape[-1]), dtype=dtype)
+    rows = torch.full((n_tokens, 1), NOT_APPLIED, dtype=torch.long, device=x.device)
+    return Choice(rows, zeros, z, zeros)
