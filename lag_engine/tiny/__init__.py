@@ -1,7 +1,7 @@
 """The embedded default: a synthetic world, the model and adapters trained on it.
 
-``lag-tiny`` names the shipped model wherever a model id is taken. To remake everything here from the
-seed, run ``python -m lag_engine.tiny.build``.
+``lag-tiny`` names the shipped model wherever a model id is taken. To remake everything here from
+the seed, run ``python -m lag_engine.tiny.build``.
 """
 
 from lag_engine.tiny.shipped import (

@@ -23,8 +23,20 @@ PEAK_LR = 3e-3
 WARMUP_STEPS = 100
 COOLDOWN_SHARE = 0.3
 MEASURE_EVERY = 250
-EARLY_MIX = {"copy": 0.3, "documents": 0.05, "reading": 0.5, "recall": 0.15}
-LATE_MIX = {"copy": 0.08, "documents": 0.04, "reading": 0.63, "recall": 0.25}
+EARLY_MIX = {
+    "copy": 0.27,
+    "membership": 0.05,
+    "documents": 0.05,
+    "reading": 0.48,
+    "recall": 0.15,
+}
+LATE_MIX = {
+    "copy": 0.05,
+    "membership": 0.12,
+    "documents": 0.03,
+    "reading": 0.55,
+    "recall": 0.25,
+}
 EARLY_STEPS = 500
 
 
@@ -93,7 +105,7 @@ def train_base(folder: Path, *, seed: int = 0, steps: int = STEPS) -> None:
                 },
                 checkpoint,
             )
-    model.to(torch.bfloat16).save_pretrained(folder)
+    model.bfloat16().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 

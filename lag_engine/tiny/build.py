@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lag_engine.adapters import AdapterLibrary, AdapterSource, LoraModule, PeftAdapter, write_peft
 from lag_engine.documents.training import StepLosses, TrainingOptions
@@ -65,7 +65,7 @@ def build(work: Path, output: Path, *, base_steps: int = STEPS, seed: int = SEED
         lambda: train_base(work / "model", seed=seed, steps=base_steps),
     )
     model = LlamaForCausalLM.from_pretrained(work / "model", dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(work / "model")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(work / "model")
     _stage(
         work / "embedder" / "modules.json",
         lambda: train_embedder(

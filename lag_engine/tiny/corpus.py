@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from transformers import PreTrainedTokenizerFast
@@ -21,7 +21,7 @@ ROW_TOKENS = 160
 SHORT_SHARE = 0.25
 """Share of short answers; well under a half, so that the greedy answer stays a sentence."""
 SHORT_WEIGHT = 2.0
-VERDICT_WEIGHT = 6.0
+VERDICT_WEIGHT = 3.0
 """Weight of the one token that carries a claim's verdict; its lesson drowns among copied words."""
 TASK_SHARES = {
     "fact_checking": 2.0,
@@ -78,13 +78,15 @@ class Corpus:
         self.rng = random.Random(f"{seed}/{stream}")
         self.known = known_world(seed)
         self.fresh = fresh_entities(frozenset(e.name for e in self.known), self.rng)
-        self._role = {r: tokenizer.convert_tokens_to_ids(f"<|{r}|>") for r in ("user", "assistant")}
+        self._role: dict[str, Any] = {
+            role: tokenizer.convert_tokens_to_ids(f"<|{role}|>") for role in ("user", "assistant")
+        }
         verdicts = " right wrong SUPPORTS REFUTES"
-        self._verdicts = frozenset(tokenizer(verdicts, add_special_tokens=False)["input_ids"])
+        self._verdicts: list[int] = tokenizer(verdicts, add_special_tokens=False)["input_ids"]
         self._words = [i for token, i in tokenizer.get_vocab().items() if token.startswith("Ġ")]
 
     def batch(self, size: int, mix: dict[str, float]) -> Batch:
-        """Rows drawn by the mix of kinds (``copy``, ``documents``, ``reading``, ``recall``)."""
+        """Rows drawn by the mix of kinds (``copy``, ``membership``, ...)."""
         kinds = self.rng.choices(list(mix), list(mix.values()), k=size)
         rows = [self.row(kind) for kind in kinds]
         pad = self.tokenizer.pad_token_id
@@ -115,6 +117,17 @@ class Corpus:
         for _ in range(self.rng.randint(1, 3)):
             row.extend(stretch, weight=1.0)
 
+    def _membership(self, row: Row) -> None:
+        """Whether words stand in a list: the comparison that fact checking rests on."""
+        listed = self.rng.sample(self._words, self.rng.randint(6, 30))
+        others = [word for word in self.rng.sample(self._words, 60) if word not in listed]
+        row.extend(listed)
+        short = self.rng.random() < 0.5
+        while len(row.ids) < ROW_TOKENS - 24:
+            present = self.rng.random() < 0.5
+            row.extend(self.rng.sample(listed if present else others, self.rng.randint(1, 2)))
+            row.extend([self._verdicts[2 * short + (not present)]], weight=1.0)
+
     def _documents(self, row: Row) -> None:
         row.extend(self.encode(next(self.fresh).document(self.rng)), weight=0.5)
 
@@ -141,7 +154,7 @@ class Corpus:
 
     def turn(self, row: Row, question: Question, context: str, *, short: bool) -> None:
         """Appends one question and its answer."""
-        end = self.tokenizer.eos_token_id
+        end = int(self.tokenizer.eos_token_id)
         message = self.encode(with_context(context, question.prompt))
         row.extend([self._role["user"], *message, end, self._role["assistant"]])
         answer = self.encode(question.short if short else question.sentence)

@@ -168,8 +168,9 @@ def _answers(engine: LAGEngine, world: World, system: System) -> list[Generation
         asked = list(enumerate(world.questions))[start : start + BATCH]
         prompts = []
         for i, question in asked:
-            text = texts[i].text if texts[i] is not None else ""
-            prompts.append([{"role": "user", "content": with_context(text, question.prompt)}])
+            document = texts[i]
+            context = "" if document is None else document.text
+            prompts.append([{"role": "user", "content": with_context(context, question.prompt)}])
         plans = [plan_for(engine, system, question, adapters[i]) for i, question in asked]
         answers += engine.generate_batch(
             prompts, plans=plans, max_new_tokens=MAX_NEW_TOKENS, trace=True
@@ -241,8 +242,9 @@ def _retrieve(prompts: list[str], pool: Sequence[TinyDocument]) -> list[TinyDocu
 
 
 def _other(document: TinyDocument, pool: Sequence[TinyDocument]) -> TinyDocument:
-    """The next document in the pool: mostly of the same kind."""
-    return pool[(pool.index(document) + 1) % len(pool)]
+    """The next document of the same kind."""
+    same = [other for other in pool if other.kind == document.kind]
+    return same[(same.index(document) + 1) % len(same)]
 
 
 def print_table(results: dict[str, Any], console: Console) -> None:

@@ -27,12 +27,14 @@ class TinyDocument:
 
     Attributes:
         id: Stable id, e.g. ``"rosa-sinclair"``.
+        kind: What it is about: a person, company, place or work.
         title: The entity's name.
         text: Four sentences.
         adapter: The name of its adapter in the shipped library.
     """
 
     id: str
+    kind: str
     title: str
     text: str
     adapter: str
@@ -83,20 +85,18 @@ def world_entities(split: DocumentSplit = "eval") -> list[Entity]:
     Both sets are unknown to the base model; the ``dev`` names come from the training side.
     """
     if split == "eval":
-        return fixed_world("eval", DOCUMENTS_PER_KIND, seed=SEED)
-    known = {entity.name for entity in known_world(SEED)}
-    others = fixed_world("train", 2 * DOCUMENTS_PER_KIND, seed=SEED + 1)
-    unknown = [entity for entity in others if entity.name not in known]
-    return [
-        entity
-        for kind in KINDS
-        for entity in [e for e in unknown if e.kind == kind][:DOCUMENTS_PER_KIND]
-    ]
+        entities = fixed_world("eval", DOCUMENTS_PER_KIND, seed=SEED)
+    else:
+        known = {entity.name for entity in known_world(SEED)}
+        others = fixed_world("train", 2 * DOCUMENTS_PER_KIND, seed=SEED + 1)
+        entities = [entity for entity in others if entity.name not in known]
+    by_kind = [[e for e in entities if e.kind == kind][:DOCUMENTS_PER_KIND] for kind in KINDS]
+    return [entity for row in zip(*by_kind, strict=True) for entity in row]
 
 
 @cache
 def documents(split: DocumentSplit = "eval") -> tuple[TinyDocument, ...]:
-    """The documents of the split's entities, in a fixed order."""
+    """The documents of the split's entities, the kinds in turn, in a fixed order."""
     rng = random.Random(f"{SEED}/{split}/documents")
     return tuple(_document(entity, rng) for entity in world_entities(split))
 
@@ -125,7 +125,7 @@ def document_id(entity: Entity) -> str:
 
 def _document(entity: Entity, rng: random.Random) -> TinyDocument:
     name = document_id(entity)
-    return TinyDocument(name, entity.name, entity.document(rng), f"doc-{name}")
+    return TinyDocument(name, entity.kind, entity.name, entity.document(rng), f"doc-{name}")
 
 
 def _part(name: str) -> Path:
