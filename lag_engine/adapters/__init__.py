@@ -1,9 +1,10 @@
 """Adapters at rest: PEFT folders read and written, the spectral form, the library on disk."""
 
-from lag_engine.adapters.audit import AuditReport, Duplicate, WinShare, audit
+from lag_engine.adapters.audit import AuditReport, WinShare, audit
 from lag_engine.adapters.base_model import BaseModel
+from lag_engine.adapters.duplicates import Duplicate
 from lag_engine.adapters.info import AdapterInfo, AdapterSource
-from lag_engine.adapters.library import AdapterLibrary, VerifyReport
+from lag_engine.adapters.library import AdapterLibrary
 from lag_engine.adapters.peft_format import LoraModule, PeftAdapter, read_peft, write_peft
 from lag_engine.adapters.snapshot import LibrarySnapshot
 from lag_engine.adapters.spectral import (
@@ -14,6 +15,7 @@ from lag_engine.adapters.spectral import (
     truncate,
 )
 from lag_engine.adapters.stack import AdapterKind, Block, ModuleShape, ModuleStack
+from lag_engine.adapters.store import VerifyReport
 
 __all__ = [
     "AdapterInfo",

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from lag_engine.adapters.hub import short_name
-from lag_engine.adapters.peft_format import PeftAdapter
+from lag_engine.adapters.peft_adapter import PeftAdapter
 from lag_engine.adapters.stack import ModuleShape
 from lag_engine.errors import AdapterMismatchError, ModelError
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 from lag_engine.adapters.hub import short_name
-from lag_engine.adapters.peft_format import PeftAdapter
+from lag_engine.adapters.peft_adapter import PeftAdapter
 from lag_engine.adapters.stack import AdapterKind
-from lag_engine.errors import LibraryError
+from lag_engine.errors import DuplicateAdapterError, LibraryError
 
 _MAX_NAME = 255
 _DOTS = (".", "..")
@@ -120,6 +120,16 @@ def checked_name(name: str) -> str:
             "pass another name",
         )
     return name
+
+
+def refuse_taken(name: str, taken: Container[str], *, where: str) -> None:
+    """Raises DuplicateAdapterError if the name is among those that are taken."""
+    if name in taken:
+        raise DuplicateAdapterError(
+            "Expected a new name",
+            f"found that {name!r} is taken {where}",
+            "pass another name, or remove the adapter that has it",
+        )
 
 
 def checked_kind(kind: str) -> str:

@@ -11,13 +11,9 @@ import torch
 
 from lag_engine.adapters.base_model import BaseModel, check_base
 from lag_engine.adapters.info import AdapterSource, checked_kind
-from lag_engine.adapters.manifest import Layout
-from lag_engine.adapters.peft_format import (
-    PeftAdapter,
-    check_adapter,
-    read_peft,
-    warn_if_dead,
-)
+from lag_engine.adapters.peft_adapter import PeftAdapter, check_adapter, warn_if_dead
+from lag_engine.adapters.peft_format import read_peft
+from lag_engine.adapters.rows import Layout
 from lag_engine.adapters.segments import raw_bytes
 from lag_engine.adapters.spectral import SpectralForm, to_spectral_batched
 from lag_engine.adapters.stack import ModuleShape
@@ -101,8 +97,8 @@ def spectral_forms(adapter: PeftAdapter, *, dtype: torch.dtype) -> dict[str, Spe
     for modules in by_shape.values():
         parts = [adapter.modules[module] for module in modules]
         stacked = to_spectral_batched(
-            torch.stack([part.lora_A for part in parts]),
-            torch.stack([part.lora_B for part in parts]),
+            torch.stack([part.lora_A.double() for part in parts]),
+            torch.stack([part.lora_B.double() for part in parts]),
             torch.tensor([part.scaling for part in parts], dtype=torch.float64),
             dtype=dtype,
         )

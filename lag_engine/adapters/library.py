@@ -1,20 +1,13 @@
-"""AdapterLibrary: the adapters of one base model, on disk.
-
-A folder with an SQLite manifest and packed, memory-mapped segments. A change is first written to
-files that nobody refers to, made durable, and then committed to the manifest in one transaction:
-after `kill -9` at any instant the library is what it was before or after, and the next writer
-sweeps away what was left over. One process writes, any number read.
-"""
+"""AdapterLibrary: the adapters of one base model, on disk; `store.py` says how they are kept."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from threading import RLock
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from rich.console import Console
@@ -22,15 +15,16 @@ from rich.progress import track
 
 from lag_engine.adapters.base_model import BaseModel, describe_base
 from lag_engine.adapters.info import AdapterInfo, AdapterSource, checked_name
-from lag_engine.adapters.joining import hash_forms, prepare
-from lag_engine.adapters.lock import WriterLock
-from lag_engine.adapters.manifest import FILE_NAME, Contents, Manifest
-from lag_engine.adapters.peft_format import PeftAdapter, write_peft
-from lag_engine.adapters.segments import Segment, hash_file, sync_folder
+from lag_engine.adapters.joining import prepare
+from lag_engine.adapters.manifest import FILE_NAME, Manifest
+from lag_engine.adapters.peft_adapter import PeftAdapter
+from lag_engine.adapters.peft_format import write_peft
+from lag_engine.adapters.segments import sync_folder
 from lag_engine.adapters.snapshot import AdapterInfos, LibrarySnapshot, as_lora
 from lag_engine.adapters.stack import AdapterKind, ModuleShape, ModuleStack
-from lag_engine.adapters.writing import Batch, pack
-from lag_engine.errors import LibraryCorruptError, LibraryError
+from lag_engine.adapters.store import SEGMENTS, Store, VerifyReport
+from lag_engine.adapters.writing import Batch
+from lag_engine.errors import LibraryError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -41,16 +35,6 @@ _DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-_SEGMENTS = "segments"
-_LOCK = "writer.lock"
-
-
-class VerifyReport(NamedTuple):
-    """What `verify` read and found sound."""
-
-    n_adapters: int
-    n_segments: int
-    n_bytes: int
 
 
 class AdapterLibrary:
@@ -71,18 +55,9 @@ class AdapterLibrary:
         self.is_read_only = read_only
         held = ExitStack()
         self._close = weakref.finalize(self, held.close)
-        self._manifest = Manifest(path, read_only=read_only)
-        held.callback(self._manifest.close)
-        if not read_only:
-            held.callback(WriterLock(path / _LOCK).release)
-        self.dtype = _DTYPES[self._manifest.dtype]
-        self._base = self._manifest.base()
-        self._mapped: dict[int, Segment] = {}
-        self._snapshot: LibrarySnapshot | None = None
-        self._reading = RLock()
-        self._writing = RLock()
-        if not read_only:
-            self._sweep()
+        self._store = Store(path, read_only=read_only, held=held)
+        self.dtype = _DTYPES[self._store.manifest.dtype]
+        self._base = self._store.manifest.base()
 
     @classmethod
     def create(
@@ -121,7 +96,7 @@ class AdapterLibrary:
                 "open it with AdapterLibrary.open, or choose another folder",
             )
         base = describe_base(base_model)
-        (path / _SEGMENTS).mkdir(parents=True, exist_ok=True)
+        (path / SEGMENTS).mkdir(parents=True, exist_ok=True)
         Manifest.create(path, base._replace(name=base_name or base.name), dtype=dtype)
         sync_folder(path)
         return cls(path, read_only=False)
@@ -180,7 +155,7 @@ class AdapterLibrary:
     def generation(self) -> int:
         """The number of committed changes so far, also those of other processes."""
         self._require_open()
-        return self._manifest.generation
+        return self._store.manifest.generation
 
     @property
     def fingerprint(self) -> str:
@@ -190,10 +165,7 @@ class AdapterLibrary:
     def snapshot(self) -> LibrarySnapshot:
         """Returns the newest committed state; cheap as long as nothing changed."""
         self._require_open()
-        with self._reading:
-            if self._snapshot is None or self._snapshot.generation != self._manifest.generation:
-                self._snapshot = self._load()
-            return self._snapshot
+        return self._store.snapshot()
 
     def list(self, kind: AdapterKind | None = None) -> AdapterInfos:
         """Returns the adapters in joining order."""
@@ -272,7 +244,7 @@ class AdapterLibrary:
             LagError: as `add`, for the first adapter that is not acceptable.
         """
         with self._changing():
-            batch = Batch(self._manifest, self.path / _SEGMENTS, self.snapshot(), self.dtype)
+            batch = Batch(self._store.manifest, self._store.segments, self.snapshot(), self.dtype)
             for source in _tracked(sources, progress):
                 offer = source if isinstance(source, AdapterSource) else AdapterSource(source)
                 batch.refuse_taken(offer.resolved_name())
@@ -288,7 +260,7 @@ class AdapterLibrary:
         """
         with self._changing():
             row = self.snapshot().row(name)
-            with self._manifest.change() as change:
+            with self._store.manifest.change() as change:
                 change.mark_removed(row.id)
 
     def rename(self, old: str, new: str) -> AdapterInfo:
@@ -304,8 +276,10 @@ class AdapterLibrary:
             row = snapshot.row(old)
             if checked_name(new) == old:
                 return snapshot.info(old)
-            Batch(self._manifest, self.path, snapshot, self.dtype).refuse_taken(new)
-            with self._manifest.change() as change:
+            Batch(self._store.manifest, self._store.segments, snapshot, self.dtype).refuse_taken(
+                new
+            )
+            with self._store.manifest.change() as change:
                 change.rename(row.id, new)
         return self.info(new)
 
@@ -318,13 +292,7 @@ class AdapterLibrary:
             The bytes that were freed.
         """
         with self._changing():
-            before = self.snapshot()
-            if len(before.segments) <= 1 and not before.n_removed:
-                return 0
-            n_before = self._n_bytes()
-            pack(self._manifest, self.path / _SEGMENTS, before, self.dtype)
-            self._sweep()
-            return n_before - self._n_bytes()
+            return self._store.pack(self.dtype)
 
     def verify(self) -> VerifyReport:
         """Reads everything and compares it with the manifest's hashes.
@@ -332,29 +300,8 @@ class AdapterLibrary:
         Raises:
             LibraryCorruptError: something differs; the message names the segments and adapters.
         """
-        with self._reading:
-            self._require_open()
-            contents = self._manifest.contents()
-            snapshot = self._load()
-        problems = self._manifest.check_integrity()
-        for segment in contents.segments.values():
-            problem = self._check_file(segment.file, segment.n_bytes, segment.sha256)
-            held = [row.name for row in contents.adapters if row.segment == segment.id]
-            problems += [f"{segment.file} (holds {', '.join(held)}) {problem}"] if problem else []
-        if not problems:
-            problems = [
-                f"adapter {row.name} has other factors than when it joined"
-                for row in snapshot.rows()
-                if hash_forms(snapshot.forms(row.name)) != row.sha256
-            ]
-        if problems:
-            raise LibraryCorruptError(
-                f"Expected the library at {self.path} to hold what its manifest says",
-                f"found: {'; '.join(problems)}",
-                "restore the files from a copy, or remove these adapters and add them again",
-            )
-        n_bytes = sum(segment.n_bytes for segment in contents.segments.values())
-        return VerifyReport(len(snapshot), len(contents.segments), n_bytes)
+        self._require_open()
+        return self._store.verify()
 
     def export(self, name: str, folder: str | Path) -> None:
         """Writes an adapter as a PEFT folder, which PEFT loads with equal output.
@@ -372,9 +319,13 @@ class AdapterLibrary:
         base_model = row.base_model or self.base_model
         write_peft(folder, PeftAdapter(modules, base_model, config, name))
 
-    @contextmanager
-    def _changing(self) -> Iterator[None]:
-        """Holds off other threads' changes, and leaves no files behind where a change fails."""
+    def _require_open(self) -> None:
+        if not self._close.alive:
+            raise LibraryError(
+                "Expected an open library", f"found {self.path} closed", "open it again"
+            )
+
+    def _changing(self) -> AbstractContextManager[None]:
         self._require_open()
         if self.is_read_only:
             raise LibraryError(
@@ -382,62 +333,7 @@ class AdapterLibrary:
                 f"found {self.path} opened with read_only=True",
                 "open it with AdapterLibrary.open(path)",
             )
-        with self._writing:
-            try:
-                yield
-            except BaseException:
-                self._sweep()
-                raise
-
-    def _load(self) -> LibrarySnapshot:
-        """Maps all segments at once, so that a later compaction cannot take them away.
-
-        A segment that vanished after the manifest was read belongs to a state that is gone: the
-        newer one is read instead.
-        """
-        while True:
-            contents = self._manifest.contents()
-            segments = {key: self._map(key, contents) for key in contents.segments}
-            is_sound = not any(
-                isinstance(found, LibraryCorruptError) for found in segments.values()
-            )
-            if is_sound or contents.generation == self._manifest.generation:
-                break
-        self._mapped = {key: s for key, s in segments.items() if isinstance(s, Segment)}
-        return LibrarySnapshot(contents, segments)
-
-    def _map(self, key: int, contents: Contents) -> Segment | LibraryCorruptError:
-        if key in self._mapped:
-            return self._mapped[key]
-        try:
-            return Segment(self.path / _SEGMENTS / contents.segments[key].file)
-        except LibraryCorruptError as error:
-            # Told when the segment is needed, so that its adapters can still be removed.
-            return error
-
-    def _check_file(self, file: str, n_bytes: int, sha256: str) -> str | None:
-        path = self.path / _SEGMENTS / file
-        if not path.is_file():
-            return "is missing"
-        if path.stat().st_size != n_bytes:
-            return f"has {path.stat().st_size:,} bytes instead of {n_bytes:,}"
-        return None if hash_file(path) == sha256 else "has other contents than were written"
-
-    def _sweep(self) -> None:
-        """Deletes files in the segment folder that the manifest does not name."""
-        named = {segment.file for segment in self._manifest.contents().segments.values()}
-        for path in (self.path / _SEGMENTS).iterdir():
-            if path.name not in named:
-                path.unlink()
-
-    def _n_bytes(self) -> int:
-        return sum(row.n_bytes for row in self._manifest.contents().segments.values())
-
-    def _require_open(self) -> None:
-        if not self._close.alive:
-            raise LibraryError(
-                "Expected an open library", f"found {self.path} closed", "open it again"
-            )
+        return self._store.changing()
 
 
 def _tracked(

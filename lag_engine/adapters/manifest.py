@@ -5,16 +5,16 @@ A segment file counts only once a row here names it. Every committed change rais
 
 from __future__ import annotations
 
-import json
-import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import RLock
-from typing import Any, NamedTuple
+from typing import Any
 
 from lag_engine.adapters.base_model import BaseModel
+from lag_engine.adapters.connection import connect
+from lag_engine.adapters.rows import AdapterRow, Contents, Layout, SegmentRow
 from lag_engine.adapters.stack import ModuleShape
 from lag_engine.errors import LibraryCorruptError, LibraryError
 
@@ -68,64 +68,6 @@ VALUES (:name, :kind, :document_id, :segment, :position, :layout, :n_bytes, :sou
 """
 
 
-class AdapterRow(NamedTuple):
-    """One live adapter as the manifest has it, in the order of `_LIVE_ADAPTERS`."""
-
-    id: int
-    name: str
-    kind: str
-    document_id: str | None
-    segment: int
-    position: int
-    layout: int
-    n_bytes: int
-    source: str
-    base_model: str | None
-    sha256: str
-    metadata: str
-    created: str
-
-
-class SegmentRow(NamedTuple):
-    """One segment file that the manifest vouches for."""
-
-    id: int
-    file: str
-    sha256: str
-    n_bytes: int
-
-
-class Layout(NamedTuple):
-    """The modules that an adapter updates, with rank and widths; shared by many adapters."""
-
-    ranks: Mapping[str, int]
-    shapes: Mapping[str, ModuleShape]
-
-    def to_json(self) -> str:
-        """The form it is stored and compared in."""
-        rows = [[module, self.ranks[module], *self.shapes[module]] for module in sorted(self.ranks)]
-        return json.dumps(rows, separators=(",", ":"))
-
-    @classmethod
-    def from_json(cls, text: str) -> Layout:
-        """Reads what `to_json` wrote."""
-        rows = json.loads(text)
-        return cls(
-            {module: rank for module, rank, _, _ in rows},
-            {module: ModuleShape(d_in, d_out) for module, _, d_in, d_out in rows},
-        )
-
-
-class Contents(NamedTuple):
-    """Everything live at one generation, read in one transaction."""
-
-    generation: int
-    n_removed: int
-    adapters: list[AdapterRow]
-    segments: dict[int, SegmentRow]
-    layouts: dict[int, Layout]
-
-
 class Manifest:
     """A connection to the manifest; safe to share between threads."""
 
@@ -138,14 +80,15 @@ class Manifest:
                 "check the path, or make one with AdapterLibrary.create",
             )
         self._lock = RLock()
-        self._db = _connect(self._path, read_only=read_only)
+        self._db = connect(self._path, read_only=read_only)
         self._check_version()
 
     @staticmethod
     def create(folder: Path, base: BaseModel, *, dtype: str) -> None:
         """Makes an empty manifest; it appears whole or not at all."""
         partial = folder / f"{FILE_NAME}.partial"
-        partial.unlink(missing_ok=True)
+        for leftover in folder.glob(f"{partial.name}*"):
+            leftover.unlink()
         facts = {"dtype": dtype, "generation": "0", "base_model": base.name}
         facts["knows_shapes"] = "1" if base.shapes is not None else None
         with _closing(sqlite3.connect(partial)) as db, db:
@@ -318,41 +261,3 @@ def _closing(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
         yield db
     finally:
         db.close()
-
-
-def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
-    if read_only and not os.access(path.parent, os.W_OK):
-        return _connect_unwritable(path)
-    db = _open(f"{path.resolve().as_uri()}?mode=rw")
-    if read_only:
-        db.execute("PRAGMA query_only = 1")
-        return db
-    try:
-        db.execute("PRAGMA journal_mode = WAL")
-    except sqlite3.DatabaseError as error:
-        db.close()
-        raise LibraryCorruptError(
-            f"Expected an SQLite manifest at {path}",
-            f"found: {error}",
-            "restore it from a copy, or build the library again",
-        ) from error
-    # FULL: a committed change survives a power cut, not only a crash.
-    db.execute("PRAGMA synchronous = FULL")
-    return db
-
-
-def _connect_unwritable(path: Path) -> sqlite3.Connection:
-    """Reads a library in a folder we may not write, such as an installed package.
-
-    Reading in WAL mode needs a shared-memory file beside the database. Where there is none and we
-    cannot make one, nobody writes either, and the file may be read as it is.
-    """
-    has_log = path.with_name(f"{path.name}-wal").exists()
-    mode = "mode=ro" if has_log else "mode=ro&immutable=1"
-    return _open(f"{path.resolve().as_uri()}?{mode}")
-
-
-def _open(uri: str) -> sqlite3.Connection:
-    return sqlite3.connect(
-        uri, uri=True, isolation_level=None, check_same_thread=False, timeout=30.0
-    )

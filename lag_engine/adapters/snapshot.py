@@ -10,8 +10,8 @@ from threading import Lock
 from typing import get_args
 
 from lag_engine.adapters.info import AdapterInfo
-from lag_engine.adapters.manifest import AdapterRow, Contents, Layout
-from lag_engine.adapters.peft_format import LoraModule
+from lag_engine.adapters.peft_adapter import LoraModule
+from lag_engine.adapters.rows import AdapterRow, Contents, Layout
 from lag_engine.adapters.segments import Segment
 from lag_engine.adapters.spectral import SpectralForm
 from lag_engine.adapters.stack import AdapterKind, ModuleShape, ModuleStack

@@ -125,7 +125,9 @@ def check_values(name: str, tensor: Tensor, source: str | Path) -> None:
             f"found {tensor.dtype} in {name} of {source}",
             "save the adapter in float32, float16 or bfloat16",
         )
-    n_bad = tensor.numel() - int(torch.isfinite(tensor.float()).sum())
+    # Not every operation knows the one-byte floats.
+    values = tensor.float() if tensor.itemsize == 1 else tensor
+    n_bad = tensor.numel() - int(torch.isfinite(values).sum())
     if n_bad:
         raise AdapterFormatError(
             "Expected finite weights",

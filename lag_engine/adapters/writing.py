@@ -11,8 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lag_engine.adapters.info import refuse_taken
 from lag_engine.adapters.joining import Newcomer
-from lag_engine.adapters.manifest import AdapterRow, Manifest
+from lag_engine.adapters.manifest import Manifest
+from lag_engine.adapters.rows import AdapterRow
 from lag_engine.adapters.segments import (
     ModuleRows,
     WrittenSegment,
@@ -22,7 +24,6 @@ from lag_engine.adapters.segments import (
 )
 from lag_engine.adapters.snapshot import LibrarySnapshot
 from lag_engine.adapters.stack import ModuleShape, ModuleStack
-from lag_engine.errors import DuplicateAdapterError
 
 # Newcomers wait in memory until their segment is written; more than this becomes a second segment
 # of the same transaction.
@@ -52,13 +53,8 @@ class Batch:
 
     def refuse_taken(self, name: str) -> None:
         """Raises DuplicateAdapterError if a live adapter or another newcomer has the name."""
-        if name in self._before or name in self._names:
-            where = "in this batch" if name in self._names else "in the library"
-            raise DuplicateAdapterError(
-                "Expected a new name",
-                f"found that {name!r} is taken {where}",
-                "pass another name, or remove the adapter that has it",
-            )
+        refuse_taken(name, self._names, where="in this batch")
+        refuse_taken(name, self._before, where="in the library")
 
     def add(self, newcomer: Newcomer) -> None:
         """Takes an adapter in; writes a segment once enough have gathered."""

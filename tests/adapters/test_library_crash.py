@@ -1,0 +1,178 @@
+"""`kill -9` at any instant leaves the library as it was before, or as it is after.
+
+A forked child runs one change under a line tracer that kills it at a chosen line of our code; the
+parent then opens what is left. The lines are drawn at random from all that run.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import sys
+import warnings
+
+import pytest
+import torch
+
+from lag_engine.adapters import AdapterLibrary
+
+MODULE = "model.layers.0.self_attn.q_proj"
+DISK = ("segments.py", "manifest.py", "writing.py", "library.py", "store.py", "lock.py")
+
+
+def change_of(kind, library, make_adapter):
+    if kind == "add":
+        library.add(make_adapter(7), name="new")
+    elif kind == "add_many":
+        library.add_many([make_adapter(i) for i in (8, 9)], progress=False)
+    elif kind == "remove":
+        library.remove("adapter-1")
+    elif kind == "rename":
+        library.rename("adapter-1", "new")
+    else:
+        library.compact()
+
+
+def run_in_child(action) -> int:
+    """Runs the action in a forked child; returns how the child ended."""
+    with warnings.catch_warnings():
+        # Newer Pythons warn of any fork beside threads; the child uses none of them.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child == 0:
+        try:
+            action()
+        finally:
+            os._exit(0)
+    return os.waitpid(child, 0)[1]
+
+
+def killing_tracer(kill_at: int):
+    """Counts executed lines of the files that touch the disk; kills the process at one of them."""
+    n_lines = 0
+
+    def trace(frame, event, _):
+        nonlocal n_lines
+        if not frame.f_code.co_filename.endswith(DISK):
+            return None
+        if event == "line":
+            n_lines += 1
+            if n_lines == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+
+    return trace, lambda: n_lines
+
+
+def count_lines(action) -> int:
+    trace, count = killing_tracer(-1)
+    sys.settrace(trace)
+    try:
+        action()
+    finally:
+        sys.settrace(None)
+    return count()
+
+
+def build(path, make_adapter) -> None:
+    with AdapterLibrary.create(path, base_model=None) as library:
+        for i in range(3):
+            library.add(make_adapter(i, rank=i + 1))
+        library.remove("adapter-0")
+
+
+def outcome(path):
+    """What a reader sees, after everything was verified."""
+    with AdapterLibrary.open(path, read_only=True) as reader:
+        reader.verify()
+        stack = reader.stack(MODULE, "task")
+        return stack.names, reader.fingerprint, float(stack.B(torch.arange(len(stack))).sum())
+
+
+@pytest.mark.parametrize("kind", ["add", "add_many", "remove", "rename", "compact"])
+def test_a_kill_at_any_line_leaves_the_state_before_or_after(tmp_path, make_adapter, kind):
+    def change(path):
+        with AdapterLibrary.open(path) as library:
+            change_of(kind, library, make_adapter)
+
+    build(tmp_path / "whole", make_adapter)
+    shutil.copytree(tmp_path / "whole", tmp_path / "template")
+    before = outcome(tmp_path / "whole")
+    n_lines = count_lines(lambda: change(tmp_path / "whole"))
+    after = outcome(tmp_path / "whole")
+    assert n_lines > 50
+
+    points = random.Random(kind).sample(range(1, n_lines), 16)
+    for point in sorted(points):
+        path = tmp_path / f"killed-{point}"
+        shutil.copytree(tmp_path / "template", path)
+        trace, _ = killing_tracer(point)
+
+        def doomed(path=path, trace=trace):
+            sys.settrace(trace)
+            change(path)
+
+        assert os.WTERMSIG(run_in_child(doomed)) == signal.SIGKILL
+        assert outcome(path) in (before, after)
+        assert_clean_after_the_next_writer(path)
+        with AdapterLibrary.open(path) as library:
+            library.add(make_adapter(50))
+            library.verify()
+
+
+def assert_clean_after_the_next_writer(path) -> None:
+    with AdapterLibrary.open(path) as library:
+        named = library.verify().n_segments
+    assert len(list((path / "segments").iterdir())) == named
+
+
+@pytest.mark.parametrize(
+    "step",
+    ["os.fsync", "pathlib.Path.replace", "lag_engine.adapters.manifest.Change.insert_adapter"],
+)
+def test_a_failing_disk_leaves_the_library_usable_and_clean(
+    tmp_path, make_adapter, monkeypatch, step
+):
+    build(tmp_path / "x", make_adapter)
+    before = outcome(tmp_path / "x")
+
+    def fail(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with AdapterLibrary.open(tmp_path / "x") as library:
+        with monkeypatch.context() as patch:
+            patch.setattr(step, fail)
+            with pytest.raises(OSError, match="No space left"):
+                library.add(make_adapter(7))
+        assert outcome(tmp_path / "x") == before
+        assert len(list((library.path / "segments").iterdir())) == library.verify().n_segments
+        library.add(make_adapter(7))
+        assert "adapter-7" in library
+
+
+def test_an_interrupt_in_the_middle_of_a_batch_changes_nothing(tmp_path, make_adapter):
+    build(tmp_path / "x", make_adapter)
+    before = outcome(tmp_path / "x")
+
+    def interrupted():
+        yield make_adapter(7)
+        raise KeyboardInterrupt
+
+    with AdapterLibrary.open(tmp_path / "x") as library:
+        with pytest.raises(KeyboardInterrupt):
+            library.add_many(interrupted(), progress=False)
+        assert outcome(tmp_path / "x") == before
+
+
+def test_a_killed_writer_holds_no_lock(tmp_path, make_adapter):
+    build(tmp_path / "x", make_adapter)
+
+    def doomed():
+        library = AdapterLibrary.open(tmp_path / "x")
+        assert library.list()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    assert os.WTERMSIG(run_in_child(doomed)) == signal.SIGKILL
+    AdapterLibrary.open(tmp_path / "x").close()
