@@ -24,6 +24,10 @@ from transformers import (
 
 from lag_engine.adapters.spectral import to_spectral
 
+# The models are tiny, and a forked child (see the crash tests) would wait for ever for OpenMP
+# threads that the fork did not copy.
+torch.set_num_threads(1)
+
 VOCABULARY = 64
 
 
