@@ -22,7 +22,7 @@ from lag_engine.adapters import LoraModule
 from lag_engine.documents.training import StackedBatch, StepLosses, TrainingOptions, train_stacked
 from lag_engine.tiny.corpus import Corpus, Row
 from lag_engine.tiny.tasks import TASKS, Question, ask, with_context
-from lag_engine.tiny.world import Entity, Split, names, random_entity
+from lag_engine.tiny.world import Entity, Split
 
 TASK_OPTIONS = TrainingOptions(rank=8, alpha=16, learning_rate=2e-3, silence=3.0, lora_a_decay=0.1)
 DOCUMENT_OPTIONS = TrainingOptions(
@@ -105,18 +105,24 @@ def train_document_adapters(
     steps: int = DOCUMENT_STEPS,
     on_step: OnStep | None = None,
 ) -> list[dict[str, LoraModule]]:
-    """One adapter per entity's document, trained together; each sees its own entity only."""
-    corpus = Corpus(tokenizer, seed=seed, stream=f"document adapters/{entities[0].name}")
+    """One adapter per entity's document, trained together; each sees its own entity only.
+
+    Every adapter has its own stream of rows, so that its training does not depend on the others.
+    """
+    corpora = [
+        Corpus(tokenizer, seed=seed, stream=f"document adapter/{entity.name}")
+        for entity in entities
+    ]
 
     def batches() -> Iterator[StackedBatch]:
         while True:
             yield _stack(
                 [
                     [
-                        *(_document_example(corpus, e, split) for _ in range(DOCUMENT_ROWS)),
-                        *(_foreign_entity(corpus, e) for _ in range(DOCUMENT_SILENT_ROWS)),
+                        *(_document_example(c, e, split) for _ in range(DOCUMENT_ROWS)),
+                        *(_foreign_entity(c, e) for _ in range(DOCUMENT_SILENT_ROWS)),
                     ]
-                    for e in entities
+                    for c, e in zip(corpora, entities, strict=True)
                 ],
                 tokenizer.pad_token_id,
             )
@@ -189,7 +195,7 @@ def _document_example(corpus: Corpus, entity: Entity, split: Split) -> Example:
 
 def _foreign_entity(corpus: Corpus, entity: Entity) -> Example:
     """A document or question about some training entity, on which to be silent."""
-    other = _neighbour(corpus, entity)
+    other = next(corpus.fresh) if corpus.rng.random() < 0.5 else corpus.neighbour(entity)
     row = _begin(corpus)
     if corpus.rng.random() < 0.2:
         row.extend(corpus.encode(other.document(corpus.rng)))
@@ -197,17 +203,6 @@ def _foreign_entity(corpus: Corpus, entity: Entity) -> Example:
         question = _random_question(corpus, other, "train")
         corpus.turn(row, question, "", short=corpus.rng.random() < 0.5)
     return _silent(row)
-
-
-def _neighbour(corpus: Corpus, entity: Entity) -> Entity:
-    """A training entity; half the time one whose name shares a word with the entity's."""
-    if corpus.rng.random() < 0.5:
-        return next(corpus.fresh)
-    first, last = entity.name.split()
-    sharing = [
-        n for n in names(entity.kind, "train") if (n.split()[0] == first) ^ (n.split()[1] == last)
-    ]
-    return random_entity(entity.kind, corpus.rng.choice(sharing), "train", corpus.rng)
 
 
 def _begin(corpus: Corpus) -> Row:

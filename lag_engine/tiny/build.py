@@ -11,13 +11,21 @@ import argparse
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from lag_engine.adapters import AdapterLibrary, AdapterSource, LoraModule, PeftAdapter, write_peft
+from lag_engine.adapters import (
+    AdapterLibrary,
+    AdapterSource,
+    LoraModule,
+    PeftAdapter,
+    read_peft,
+    write_peft,
+)
 from lag_engine.documents.training import StepLosses, TrainingOptions
 from lag_engine.tiny.adapters import (
     DOCUMENT_OPTIONS,
@@ -111,50 +119,54 @@ def build_document_adapters(
     *,
     seed: int,
     split: DocumentSplit = "eval",
-    limit: int | None = None,
     options: TrainingOptions = DOCUMENT_OPTIONS,
     steps: int = DOCUMENT_STEPS,
 ) -> None:
-    """Writes a PEFT folder for every document, ``GROUP`` at a time."""
+    """Writes a PEFT folder for every document; a group is trained together or not at all."""
     entities = world_entities(split)
-    missing = [
-        (i, e)
-        for i, e in enumerate(entities)
-        if not (folder / document_id(e) / "adapter_config.json").exists()
-    ][:limit]
-    for start in range(0, len(missing), GROUP):
-        group = missing[start : start + GROUP]
+    for start in range(0, len(entities), GROUP):
+        group = entities[start : start + GROUP]
+        folders = [folder / document_id(entity) for entity in group]
+        if all((path / "adapter_config.json").exists() for path in folders):
+            continue
         trained = train_document_adapters(
             model,
             tokenizer,
-            [e for _, e in group],
+            group,
             split="eval" if split == "eval" else "train",
             seed=seed,
-            options=options,
+            options=replace(options, seed=start),
             steps=steps,
-            on_step=_teller(f"documents {start} to {start + len(group)} of {len(missing)}"),
+            on_step=_teller(f"documents {start + 1} to {start + len(group)}"),
         )
-        for (_, entity), modules in zip(group, trained, strict=True):
-            write_peft(folder / document_id(entity), _peft(modules))
+        for path, modules in zip(folders, trained, strict=True):
+            write_peft(path, _peft(modules))
 
 
 def build_library(path: Path, work: Path, *, split: DocumentSplit = "eval") -> None:
     """Puts every PEFT folder of ``work/adapters`` into one library."""
     sources = [
-        AdapterSource(work / "adapters" / "tasks" / task, name=task, kind="task") for task in TASKS
+        AdapterSource(_read(work, f"tasks/{task}"), name=task, kind="task") for task in TASKS
     ]
     sources += [
         AdapterSource(
-            work / "adapters" / "documents" / document.id,
+            _read(work, f"documents/{document.id}"),
             name=document.adapter,
             kind="knowledge",
             document_id=document.id,
+            metadata={"title": document.title},
         )
         for document in documents(split)
-        if (work / "adapters" / "documents" / document.id).exists()
     ]
-    with AdapterLibrary.create(path, base_model=work / "model", dtype="float16") as library:
+    with AdapterLibrary.create(
+        path, base_model=work / "model", base_name=BASE_MODEL, dtype="float16"
+    ) as library:
         library.add_many(sources)
+
+
+def _read(work: Path, folder: str) -> PeftAdapter:
+    """One PEFT folder, with a source that means something on other machines."""
+    return replace(read_peft(work / "adapters" / folder), source=f"{BASE_MODEL}/adapters/{folder}")
 
 
 def _peft(modules: dict[str, LoraModule]) -> PeftAdapter:

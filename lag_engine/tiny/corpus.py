@@ -15,7 +15,13 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from lag_engine.tiny.tasks import Question, ask, with_context
-from lag_engine.tiny.world import Entity, fresh_entities, known_world
+from lag_engine.tiny.world import (
+    Entity,
+    fresh_entities,
+    known_world,
+    names,
+    random_entity,
+)
 
 ROW_TOKENS = 160
 SHORT_SHARE = 0.25
@@ -101,6 +107,16 @@ class Corpus:
         while len(row.ids) < ROW_TOKENS - 24:
             getattr(self, f"_{kind}")(row)
         return row
+
+    def neighbour(self, entity: Entity) -> Entity:
+        """A training entity of the same kind whose name shares one word with the entity's."""
+        first, last = entity.name.split()
+        sharing = [
+            name
+            for name in names(entity.kind, "train")
+            if (name.split()[0] == first) != (name.split()[1] == last)
+        ]
+        return random_entity(entity.kind, self.rng.choice(sharing), "train", self.rng)
 
     def encode(self, text: str) -> list[int]:
         """Token ids without the begin token."""

@@ -1,7 +1,8 @@
 """Trains the small sentence-transformers model that retrieves the world's documents.
 
-One BERT layer of width 128 over the tiny tokenizer, mean pooling, unit vectors; trained with
-in-batch negatives on questions and documents of training entities.
+One BERT layer of width 128 over the tiny tokenizer, mean pooling, unit vectors; trained on
+questions and documents of training entities. Negatives are the other documents of the batch, half
+of which are about an entity whose name shares a word with a questioned one.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from lag_engine.tiny.corpus import Corpus
 from lag_engine.tiny.tasks import TASKS, ask
 
-STEPS = 400
-BATCH_PAIRS = 96
+STEPS = 600
+BATCH_TRIPLES = 80
 PEAK_LR = 2e-3
 TEMPERATURE = 0.05
 MAX_TOKENS = 128
@@ -43,9 +44,9 @@ def train_embedder(
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = PEAK_LR * min(1.0, (step + 1) / 40, (steps - step) / (0.5 * steps))
-        questions, documents = zip(*(_pair(corpus) for _ in range(BATCH_PAIRS)), strict=True)
-        scores = _vectors(embedder, list(questions)) @ _vectors(embedder, list(documents)).T
-        loss = cross_entropy(scores / TEMPERATURE, torch.arange(BATCH_PAIRS))
+        questions, right, near = zip(*(_triple(corpus) for _ in range(BATCH_TRIPLES)), strict=True)
+        scores = _vectors(embedder, [*questions]) @ _vectors(embedder, [*right, *near]).T
+        loss = cross_entropy(scores / TEMPERATURE, torch.arange(BATCH_TRIPLES))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -82,9 +83,10 @@ def _vectors(embedder: SentenceTransformer, texts: list[str]) -> torch.Tensor:
     return vectors
 
 
-def _pair(corpus: Corpus) -> tuple[str, str]:
-    """A question of a random task and the document that answers it."""
+def _triple(corpus: Corpus) -> tuple[str, str, str]:
+    """A question of a random task, the document that answers it, and a neighbour's."""
     entity = next(corpus.fresh)
     relation = corpus.rng.choice(entity.relations())
     question = ask(corpus.rng.choice(TASKS), entity, relation, "train", corpus.rng)
-    return question.prompt, entity.document(corpus.rng)
+    near = corpus.neighbour(entity)
+    return question.prompt, entity.document(corpus.rng), near.document(corpus.rng)
