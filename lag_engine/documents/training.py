@@ -16,13 +16,17 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from itertools import islice
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lag_engine.adapters import LoraModule
+from lag_engine.errors import AdapterError, AdapterMismatchError
+
+Precision = Literal["bf16", "fp32"]
 
 
 class StackedBatch(NamedTuple):
@@ -53,6 +57,8 @@ class TrainingOptions:
         clip: Largest gradient norm per adapter.
         seed: Adapter ``g`` starts from seed ``seed + g``: a shared start would make the
             ``projection`` score tie between adapters.
+        precision: Of the forward pass: bfloat16 by autocast, or the model's own dtype, which must
+            be float32 then. The adapters and the optimiser are float32 in both.
     """
 
     rank: int
@@ -63,6 +69,7 @@ class TrainingOptions:
     silence: float = 0.0
     clip: float = 1.0
     seed: int = 0
+    precision: Precision = "bf16"
 
     @property
     def scaling(self) -> float:
@@ -91,8 +98,11 @@ class StackedLora(nn.Module):
             )
             for g in range(count)
         ]
-        self.lora_A = nn.Parameter(torch.stack(starts))  # (G, R, D_in)
-        self.lora_B = nn.Parameter(torch.zeros(count, base.out_features, options.rank))
+        device = base.weight.device
+        self.lora_A = nn.Parameter(torch.stack(starts).to(device))  # (G, R, D_in)
+        self.lora_B = nn.Parameter(
+            torch.zeros(count, base.out_features, options.rank, device=device)
+        )  # (G, D_out, R)
         self.silent: Tensor | None = None  # (G, B * T), set for one step
         self.penalty: Tensor | None = None  # (G,)
 
@@ -134,6 +144,11 @@ def train_stacked(
 
     Returns:
         For each adapter its modules by dotted path, float32.
+
+    Raises:
+        AdapterMismatchError: A target is missing, named twice, not an ``nn.Linear``, the output
+            embeddings (which see the kept tokens only), or of another dtype than ``precision``.
+        AdapterError: There are fewer than ``steps`` batches, or one is not ``count`` adapters'.
     """
     with _stacked(model, targets, count, options) as layers:
         optimizer = torch.optim.AdamW(
@@ -146,10 +161,10 @@ def train_stacked(
             ],
             lr=options.learning_rate,
         )
-        for step, batch in zip(range(steps), batches, strict=False):
+        for step, batch in enumerate(_checked(batches, count, steps)):
             for group in optimizer.param_groups:
                 group["lr"] = options.learning_rate * _schedule(step, steps)
-            losses = _losses(model, list(layers.values()), batch)
+            losses = _losses(model, list(layers.values()), batch, options.precision)
             (losses.tokens + options.silence * losses.silence).sum().backward()
             _clip_each(list(layers.values()), options.clip)
             optimizer.step()
@@ -169,24 +184,47 @@ def train_stacked(
         ]
 
 
-def _losses(model: nn.Module, layers: list[StackedLora], batch: StackedBatch) -> StepLosses:
+def _checked(batches: Iterable[StackedBatch], count: int, steps: int) -> Iterator[StackedBatch]:
+    """The first ``steps`` batches, each of ``count`` adapters."""
+    taken = 0
+    for taken, batch in enumerate(islice(batches, steps), start=1):
+        shapes = [tuple(part.shape) for part in batch]
+        if len(set(shapes)) > 1 or len(shapes[0]) != 3 or shapes[0][0] != count:
+            raise AdapterError(
+                f"Expected ids, weights and silent of shape (G, B, T) with G = {count} adapters",
+                f"batch {taken} has shapes {', '.join(map(str, shapes))}",
+                "give every adapter its own rows, as many for one as for another",
+            )
+        yield batch
+    if taken < steps:
+        raise AdapterError(
+            f"Expected {steps} batches, one for each step",
+            f"the batches ended after {taken}",
+            "give as many batches as steps, or train for fewer steps",
+        )
+
+
+def _losses(
+    model: nn.Module, layers: list[StackedLora], batch: StackedBatch, precision: Precision
+) -> StepLosses:
     """Per adapter: weighted mean cross entropy, and the mean silence penalty over modules."""
     count, rows, length = batch.ids.shape
     ids = batch.ids.reshape(count * rows, length)
     penalised = bool(batch.silent.any())
     for layer in layers:
         layer.silent = batch.silent[:, :, :-1].reshape(count, -1).float() if penalised else None
-    with torch.autocast(ids.device.type, dtype=torch.bfloat16):
+    with torch.autocast(ids.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
         hidden = model.get_decoder()(input_ids=ids[:, :-1]).last_hidden_state  # type: ignore[operator]
         weights = batch.weights.reshape(count * rows, length)[:, 1:]
         kept = weights > 0  # (G * B, T - 1)
         logits = model.get_output_embeddings()(hidden[kept])  # type: ignore[operator]
     losses = cross_entropy(logits.float(), ids[:, 1:][kept], reduction="none")
-    owner = torch.arange(count).repeat_interleave(rows)[:, None].expand_as(kept)[kept]
-    totals = torch.zeros(count).index_add(0, owner, losses * weights[kept])
-    tokens = totals / batch.weights.sum((1, 2)).clamp(min=1e-6)
+    adapter = torch.arange(count, device=ids.device).repeat_interleave(rows)  # (G * B,)
+    owner = adapter[:, None].expand_as(kept)[kept]
+    totals = losses.new_zeros(count).index_add(0, owner, losses * weights[kept])
+    tokens = totals / batch.weights[:, :, 1:].sum((1, 2)).clamp(min=1e-6)
     if not penalised:
-        return StepLosses(tokens, torch.zeros(count))
+        return StepLosses(tokens, torch.zeros_like(tokens))
     silence = torch.stack([layer.penalty for layer in layers if layer.penalty is not None]).mean(0)
     return StepLosses(tokens, silence)
 
@@ -213,12 +251,14 @@ def _stacked(
     """Puts stacked layers in place of the targets and takes them out again."""
     trainable = {p for p in model.parameters() if p.requires_grad}
     layers: dict[str, StackedLora] = {}
+    if not targets:
+        raise AdapterMismatchError(
+            "Expected at least one target", "found none", "name the modules to adapt"
+        )
     try:
         model.requires_grad_(False)
         for name in targets:
-            base = model.get_submodule(name)
-            assert isinstance(base, nn.Linear)
-            layers[name] = StackedLora(base, count, options)
+            layers[name] = StackedLora(_target(model, name, options.precision), count, options)
             model.set_submodule(name, layers[name])
         yield layers
     finally:
@@ -226,3 +266,32 @@ def _stacked(
             model.set_submodule(name, layer.base)
         for parameter in trainable:
             parameter.requires_grad_(True)
+
+
+def _target(model: nn.Module, name: str, precision: Precision) -> nn.Linear:
+    """The linear module of that name, if its input is every token of the batch."""
+    module = dict(model.named_modules(remove_duplicate=False)).get(name)
+    fault = _fault(model, module, precision)
+    if fault:
+        raise AdapterMismatchError(
+            f"Expected the target {name!r} to be an nn.Linear inside {type(model).__name__}",
+            f"found {fault}",
+            "name full dotted paths, as in model.named_modules(), each once",
+        )
+    assert isinstance(module, nn.Linear)
+    return module
+
+
+def _fault(model: nn.Module, module: nn.Module | None, precision: Precision) -> str:
+    """Why the module cannot be a target; empty if it can."""
+    if module is None:
+        return "no such module"
+    if isinstance(module, StackedLora):
+        return "the target named twice"
+    if not isinstance(module, nn.Linear):
+        return f"a {type(module).__name__}"
+    if module is model.get_output_embeddings():  # type: ignore[operator]
+        return "the output embeddings"
+    if precision == "fp32" and module.weight.dtype != torch.float32:
+        return f"weights in {module.weight.dtype}, which precision 'fp32' does not take"
+    return ""
