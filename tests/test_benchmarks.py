@@ -1,0 +1,65 @@
+"""The benchmark programs run, at toy size; their numbers are nobody's to assert."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent / "benchmarks"
+TOY = ["--shape", "toy", "--adapters", "3"]
+
+
+@pytest.fixture
+def program(monkeypatch):
+    """Imports a program as Python does that runs it: its folder is where `common` is found."""
+    before = set(sys.modules)
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    yield importlib.import_module
+    for name in {"common", "opening", "bench_decode", "bench_library"} - before:
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_decode_and_prefill_are_timed_for_each_variant(program, tmp_path, capsys):
+    out = tmp_path / "report.json"
+    sizes = ["--prompt", "12", "--tokens", "3", "--rounds", "2"]
+
+    report = program("bench_decode").main([*TOY, *sizes, "--peft", "--json", str(out)])
+
+    rows = {row["variant"]: row for row in report["results"]}
+    assert list(rows) == ["base", "lag", "peft"]
+    assert rows["base"]["decode_ratio"].median == rows["base"]["prefill_ratio"].median == 1
+    assert all(
+        row["decode_ms"].median > 0 and row["prefill_ms"].median > 0 for row in rows.values()
+    )
+    written = json.loads(out.read_text())
+    assert [row["variant"] for row in written["results"]] == list(rows)
+    assert written["settings"]["prompt"] == 12
+    assert "torch" in capsys.readouterr().out
+
+
+def test_a_library_is_filled_and_opened(program, tmp_path, capsys):
+    out = tmp_path / "report.json"
+
+    report = program("bench_library").main([*TOY, "--json", str(out)])
+
+    (row,) = report["results"]
+    assert row["arrow_bytes"] == 3 * 8 * 32 * 4  # N, modules, D_in, float32
+    assert row["disk_bytes"] > row["arrow_bytes"]
+    assert row["per_second"] > 0
+    assert json.loads(out.read_text())["results"] == [row]
+    assert "per s" in capsys.readouterr().out
+
+
+def test_the_growth_exponent_is_the_power_of_a_power_law(program):
+    growth_exponent = program("common").growth_exponent
+
+    assert growth_exponent([10, 100, 1000], [3 * n**1.5 for n in (10, 100, 1000)]) == pytest.approx(
+        1.5
+    )
+    assert math.isnan(growth_exponent([10], [1.0]))
