@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 MODES = ("base", "rag", "lag", "prag", "rag+lag", "prag+lag", "oracle")
 ROUTING = {"score": "norm"}
-"""The score under which the shipped adapters are told apart; see the README."""
+"""Router options of the routed modes."""
 
 MAX_TOKENS = 24
 WIDTH = 110
