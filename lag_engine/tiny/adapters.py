@@ -24,14 +24,16 @@ from lag_engine.tiny.corpus import Corpus, Row
 from lag_engine.tiny.tasks import TASKS, Question, ask, with_context
 from lag_engine.tiny.world import Entity, Split
 
-TASK_OPTIONS = TrainingOptions(rank=8, alpha=16, learning_rate=2e-3, silence=3.0, lora_a_decay=0.1)
-DOCUMENT_OPTIONS = TrainingOptions(
-    rank=6, alpha=12, learning_rate=3e-3, silence=3.0, lora_a_decay=0.1
+TASK_OPTIONS = TrainingOptions(
+    rank=8, alpha=16, learning_rate=2e-3, silence=1000.0, lora_a_decay=0.1
 )
-TASK_STEPS = 240
-DOCUMENT_STEPS = 60
-TASK_ROWS, TASK_SILENT_ROWS = 14, 10
-DOCUMENT_ROWS, DOCUMENT_SILENT_ROWS = 6, 5
+DOCUMENT_OPTIONS = TrainingOptions(
+    rank=6, alpha=12, learning_rate=4e-3, silence=30.0, lora_a_decay=0.1
+)
+TASK_STEPS = 160
+DOCUMENT_STEPS = 80
+TASK_ROWS, TASK_SILENT_ROWS = 12, 8
+DOCUMENT_ROWS, DOCUMENT_SILENT_ROWS = 6, 4
 TASK_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 DOCUMENT_PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 DOCUMENT_LAYERS = (1, 2)

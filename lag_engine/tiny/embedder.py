@@ -1,6 +1,6 @@
 """Trains the small sentence-transformers model that retrieves the world's documents.
 
-One BERT layer of width 128 over the tiny tokenizer, mean pooling, unit vectors; trained on
+One BERT layer of width 256 over the tiny tokenizer, mean pooling, unit vectors; trained on
 questions and documents of training entities. Negatives are the other documents of the batch, half
 of which are about an entity whose name shares a word with a questioned one.
 """
@@ -23,7 +23,8 @@ from lag_engine.tiny.tasks import TASKS, ask
 STEPS = 600
 BATCH_TRIPLES = 80
 PEAK_LR = 2e-3
-TEMPERATURE = 0.05
+TEMPERATURE = 0.03
+WIDTH = 256
 MAX_TOKENS = 128
 
 
@@ -59,10 +60,10 @@ def train_embedder(
 def _new_embedder(tokenizer: PreTrainedTokenizerFast) -> SentenceTransformer:
     config = BertConfig(
         vocab_size=len(tokenizer),
-        hidden_size=128,
+        hidden_size=WIDTH,
         num_hidden_layers=1,
         num_attention_heads=4,
-        intermediate_size=256,
+        intermediate_size=2 * WIDTH,
         max_position_embeddings=MAX_TOKENS,
         pad_token_id=tokenizer.pad_token_id,
         hidden_dropout_prob=0.0,
@@ -73,12 +74,12 @@ def _new_embedder(tokenizer: PreTrainedTokenizerFast) -> SentenceTransformer:
         tokenizer.save_pretrained(start)
         transformer = Transformer(start, max_seq_length=MAX_TOKENS)
     return SentenceTransformer(
-        modules=[transformer, Pooling(128, "mean"), Normalize()], device="cpu"
+        modules=[transformer, Pooling(WIDTH, "mean"), Normalize()], device="cpu"
     )
 
 
 def _vectors(embedder: SentenceTransformer, texts: list[str]) -> torch.Tensor:
-    """Unit vectors (B, 128) with gradients."""
+    """Unit vectors (B, D) with gradients."""
     vectors: torch.Tensor = embedder(embedder.preprocess(texts))["sentence_embedding"]
     return vectors
 

@@ -2,9 +2,9 @@
 
 Run it with ``python -m lag_engine.tiny.evaluate``.
 
-Each task has 200 questions about documents that no part was trained on. Retrieval is the shipped
-embedder's best document. Controls take the text or the adapter of another document of the same
-kind. Exact match is the string comparison of KILT's accuracy, with no normalisation.
+Each task has 200 questions about documents unknown to the base model and to the task adapters.
+Retrieval is BM25's best document, as in the paper. Controls take the text or the adapter of another
+document of the same kind. Exact match is KILT's accuracy: equal strings, nothing normalised.
 
 Routing accuracy is the share of decisions, one for each token and module of a slot, that chose the
 gold adapter: over all tokens, and over the tokens that decide the answer (the prompt's last and
@@ -17,6 +17,7 @@ import argparse
 import json
 import platform
 import random
+import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -38,7 +39,6 @@ from lag_engine.tiny.shipped import (
     TinyDocument,
     TinyQuestion,
     documents,
-    embedder_path,
     questions,
 )
 from lag_engine.tiny.tasks import TASKS, with_context
@@ -233,12 +233,17 @@ def _count(
 
 
 def _retrieve(prompts: list[str], pool: Sequence[TinyDocument]) -> list[TinyDocument]:
-    from sentence_transformers import SentenceTransformer
+    """The best document of each prompt by BM25, as in the paper."""
+    import bm25s
 
-    embedder = SentenceTransformer(str(embedder_path()), device="cpu")
-    vectors = embedder.encode([d.text for d in pool], convert_to_tensor=True)  # (documents, D)
-    queries = embedder.encode(prompts, convert_to_tensor=True)  # (questions, D)
-    return [pool[i] for i in (queries @ vectors.T).argmax(-1).tolist()]
+    index = bm25s.BM25()
+    index.index([_words(document.text) for document in pool], show_progress=False)
+    found, _ = index.retrieve([_words(prompt) for prompt in prompts], k=1, show_progress=False)
+    return [pool[int(best)] for best in found[:, 0]]
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[a-z]+", text.lower())
 
 
 def _other(document: TinyDocument, pool: Sequence[TinyDocument]) -> TinyDocument:
