@@ -116,8 +116,8 @@ class StackedLora(nn.Module):
         if self.silent is not None:
             size = update.float().square().sum(-1)  # (G, B * T)
             base_size = out.detach().float().square().sum(-1).reshape(count, -1)
-            share = size / base_size.mean(-1, keepdim=True)
-            self.penalty = (share * self.silent).sum(-1) / self.silent.sum(-1).clamp(min=1)
+            silent_size = (base_size * self.silent).sum(-1)  # (G,)
+            self.penalty = (size * self.silent).sum(-1) / silent_size.clamp(min=1e-6)
         return out + update.reshape(out.shape)
 
 

@@ -21,7 +21,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from lag_engine.adapters import LoraModule
 from lag_engine.documents.training import StackedBatch, StepLosses, TrainingOptions, train_stacked
 from lag_engine.tiny.corpus import Corpus, Row
-from lag_engine.tiny.tasks import TASKS, Question, ask, with_context
+from lag_engine.tiny.tasks import TASKS, Question, ask
 from lag_engine.tiny.world import Entity, Split
 
 TASK_OPTIONS = TrainingOptions(
@@ -160,7 +160,7 @@ def _task_example(corpus: Corpus, task: str) -> Example:
     entity, context = _subject(corpus)
     row = _begin(corpus)
     corpus.turn(row, _random_question(corpus, entity, "train", task=task), context, short=True)
-    covered = 2 + len(corpus.encode(with_context(context, ""))) if context else 0
+    covered = 2 + len(corpus.encode(f"Text: {context}")) if context else 0
     return Example(row.ids, row.weights, [i < covered for i in range(len(row.ids))])
 
 

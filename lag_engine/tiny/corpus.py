@@ -89,7 +89,8 @@ class Corpus:
         }
         verdicts = " right wrong SUPPORTS REFUTES"
         self._verdicts: list[int] = tokenizer(verdicts, add_special_tokens=False)["input_ids"]
-        self._words = [i for token, i in tokenizer.get_vocab().items() if token.startswith("Ġ")]
+        vocabulary = tokenizer.get_vocab().items()  # in no fixed order
+        self._words = sorted(i for token, i in vocabulary if token.startswith("Ġ"))
 
     def batch(self, size: int, mix: dict[str, float]) -> Batch:
         """Rows drawn by the mix of kinds (``copy``, ``membership``, ...)."""

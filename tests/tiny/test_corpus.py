@@ -177,10 +177,6 @@ def test_a_corpus_goes_on_where_its_random_state_was_saved(tokenizer):
     assert torch.equal(again.weights, expected.weights)
 
 
-@pytest.mark.xfail(
-    reason="the words come in the order of get_vocab(), a Rust hash map's, new at every call",
-    strict=True,
-)
 @pytest.mark.parametrize("kind", ["copy", "membership"])
 def test_rows_of_words_are_those_of_the_seed(tokenizer, kind):
     ours, theirs = (Corpus(tokenizer, seed=0) for _ in range(2))
