@@ -17,27 +17,15 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from lag_engine.tiny.corpus import Batch, Corpus, dev_rows
 from lag_engine.tiny.tokenizer import build_tokenizer
 
-STEPS = 4000
+STEPS = 3000
 BATCH_ROWS = 36
 PEAK_LR = 3e-3
 WARMUP_STEPS = 100
 COOLDOWN_SHARE = 0.3
 MEASURE_EVERY = 250
-EARLY_MIX = {
-    "copy": 0.27,
-    "membership": 0.05,
-    "documents": 0.05,
-    "reading": 0.48,
-    "recall": 0.15,
-}
-LATE_MIX = {
-    "copy": 0.05,
-    "membership": 0.12,
-    "documents": 0.03,
-    "reading": 0.55,
-    "recall": 0.25,
-}
-EARLY_STEPS = 500
+COPYING_STEPS = 500
+COPYING_MIX = {"copy": 0.3, "documents": 0.05, "reading": 0.5, "recall": 0.15}
+READING_MIX = {"copy": 0.05, "documents": 0.04, "reading": 0.67, "recall": 0.24}
 
 
 def tiny_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
@@ -79,7 +67,7 @@ def train_base(folder: Path, *, seed: int = 0, steps: int = STEPS) -> None:
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = _learning_rate(step, steps)
-        batch = corpus.batch(BATCH_ROWS, EARLY_MIX if step < EARLY_STEPS else LATE_MIX)
+        batch = corpus.batch(BATCH_ROWS, COPYING_MIX if step < COPYING_STEPS else READING_MIX)
         loss = weighted_loss(model, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

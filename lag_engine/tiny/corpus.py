@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from lag_engine.tiny.tasks import Question, ask, with_context
+from lag_engine.tiny.tasks import TASKS, Question, ask, with_context
 from lag_engine.tiny.world import (
     Entity,
+    Relation,
     fresh_entities,
     known_world,
     names,
@@ -24,18 +25,13 @@ from lag_engine.tiny.world import (
 )
 
 ROW_TOKENS = 160
+HARD_SHARE = 0.4
+"""Share of questions for which a relation within one kind is preferred, such as spouse."""
 SHORT_SHARE = 0.25
 """Share of short answers; well under a half, so that the greedy answer stays a sentence."""
 SHORT_WEIGHT = 2.0
 VERDICT_WEIGHT = 3.0
 """Weight of the one token that carries a claim's verdict; its lesson drowns among copied words."""
-TASK_SHARES = {
-    "fact_checking": 2.0,
-    "slot_filling": 1.0,
-    "open_qa": 1.0,
-    "entity_linking": 1.0,
-    "dialogue": 1.0,
-}
 DOCUMENT_COUNTS = (1, 1, 1, 2, 2)
 
 
@@ -88,12 +84,12 @@ class Corpus:
             role: tokenizer.convert_tokens_to_ids(f"<|{role}|>") for role in ("user", "assistant")
         }
         verdicts = " right wrong SUPPORTS REFUTES"
-        self._verdicts: list[int] = tokenizer(verdicts, add_special_tokens=False)["input_ids"]
+        self._verdicts = frozenset(tokenizer(verdicts, add_special_tokens=False)["input_ids"])
         vocabulary = tokenizer.get_vocab().items()  # in no fixed order
         self._words = sorted(i for token, i in vocabulary if token.startswith("Ġ"))
 
     def batch(self, size: int, mix: dict[str, float]) -> Batch:
-        """Rows drawn by the mix of kinds (``copy``, ``membership``, ...)."""
+        """Rows drawn by the mix of kinds (``copy``, ``documents``, ``reading``, ``recall``)."""
         kinds = self.rng.choices(list(mix), list(mix.values()), k=size)
         rows = [self.row(kind) for kind in kinds]
         pad = self.tokenizer.pad_token_id
@@ -134,17 +130,6 @@ class Corpus:
         for _ in range(self.rng.randint(1, 3)):
             row.extend(stretch, weight=1.0)
 
-    def _membership(self, row: Row) -> None:
-        """Whether words stand in a list: the comparison that fact checking rests on."""
-        listed = self.rng.sample(self._words, self.rng.randint(6, 30))
-        others = [word for word in self.rng.sample(self._words, 60) if word not in listed]
-        row.extend(listed)
-        short = self.rng.random() < 0.5
-        while len(row.ids) < ROW_TOKENS - 24:
-            present = self.rng.random() < 0.5
-            row.extend(self.rng.sample(listed if present else others, self.rng.randint(1, 2)))
-            row.extend([self._verdicts[2 * short + (not present)]], weight=1.0)
-
     def _documents(self, row: Row) -> None:
         row.extend(self.encode(next(self.fresh).document(self.rng)), weight=0.5)
 
@@ -163,11 +148,16 @@ class Corpus:
         while len(row.ids) < ROW_TOKENS - 24:
             short = short if fixed else self.rng.random() < SHORT_SHARE
             entity = self.rng.choice(entities)
-            relation = self.rng.choice(entity.relations())
-            task = self.rng.choices(list(TASK_SHARES), list(TASK_SHARES.values()))[0]
-            question = ask(task, entity, relation, "train", self.rng)
+            relation = self._relation(entity)
+            question = ask(self.rng.choice(TASKS), entity, relation, "train", self.rng)
             self.turn(row, question, context, short=short)
             context = ""
+
+    def _relation(self, entity: Entity) -> Relation:
+        """A random relation; those whose value is of the entity's own kind are learnt last."""
+        relations = entity.relations()
+        hard = [relation for relation in relations if relation.value_kind == entity.kind]
+        return self.rng.choice(hard if hard and self.rng.random() < HARD_SHARE else relations)
 
     def turn(self, row: Row, question: Question, context: str, *, short: bool) -> None:
         """Appends one question and its answer."""
