@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bitsandbytes
 import pytest
 import torch
 from torch import nn
@@ -27,7 +28,6 @@ def linear():
 
 
 def linear_4bit(quant_type):
-    bitsandbytes = pytest.importorskip("bitsandbytes", reason="4-bit bases are optional")
     base = bitsandbytes.nn.Linear4bit(
         D_IN, D_OUT, quant_type=quant_type, compute_dtype=torch.float32
     )
@@ -106,7 +106,6 @@ def test_the_output_is_the_base_plus_the_dense_update(form, base, adapters, memo
 def test_a_quantised_model_is_routed_and_restored(
     make_model, make_adapters, memory_library, token_ids
 ):
-    bitsandbytes = pytest.importorskip("bitsandbytes", reason="4-bit bases are optional")
     model, ids = make_model(), token_ids()
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Linear) and name != "lm_head":

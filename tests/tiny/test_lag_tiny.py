@@ -1,0 +1,69 @@
+"""The shipped parts belong together and do what the README says of them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from lag_engine import AdapterLibrary, LAGEngine, tiny
+from lag_engine.tiny.evaluate import SYSTEMS, World, evaluate
+from lag_engine.tiny.shipped import ASSETS
+from lag_engine.tiny.tasks import TASKS
+
+PER_TASK = 16
+
+
+@pytest.fixture(scope="module")
+def engine():
+    with LAGEngine.from_pretrained("lag-tiny") as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def results(engine):
+    systems = [s for s in SYSTEMS if s.name in ("base", "lag projection", "oracle", "rag+lag")]
+    return evaluate(engine, World.load("eval", PER_TASK), systems, tell=lambda _: None)
+
+
+def mean(results, system):
+    return results[system]["exact_match"]["mean"]["score"]
+
+
+def test_everything_shipped_is_at_most_40_megabytes():
+    assert sum(path.stat().st_size for path in ASSETS.rglob("*")) <= 40e6
+
+
+def test_the_library_is_whole_and_holds_every_task_and_document():
+    with AdapterLibrary.open(tiny.library_path(), read_only=True) as library:
+        library.verify()
+        assert {info.name for info in library.list("task")} == set(TASKS)
+        documents = {info.name: info.document_id for info in library.list("knowledge")}
+    assert documents == {d.adapter: d.id for d in tiny.documents()}
+    assert len(documents) >= 200
+
+
+@pytest.mark.parametrize("position", [0, 101])
+def test_a_shipped_peft_folder_is_the_librarys_adapter(engine, position):
+    document = tiny.documents()[position]
+    ids = engine.tokenizer(document.text, return_tensors="pt").input_ids
+    base = AutoModelForCausalLM.from_pretrained(tiny.model_path(), dtype=torch.float32)
+    folder = tiny.adapters_path() / "documents" / document.id
+    theirs = PeftModel.from_pretrained(base, folder).eval()(input_ids=ids).logits
+    plan = engine.plan("prag", adapters=[document.adapter])
+    # Both are stored in float16, once as trained and once in spectral form.
+    torch.testing.assert_close(engine.logits(ids, plan=plan), theirs, atol=0.05, rtol=0.01)
+
+
+def test_the_base_answers_in_sentences_and_adapters_bring_the_format(results):
+    assert mean(results, "base") <= 0.15
+    assert mean(results, "oracle") > 0.7
+
+
+def test_routing_finds_most_of_what_the_oracle_is_told(results):
+    assert mean(results, "lag projection") > 0.75 * mean(results, "oracle")
+
+
+def test_a_document_in_the_prompt_is_read(results):
+    assert mean(results, "rag+lag") > 0.7
