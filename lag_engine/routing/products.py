@@ -109,12 +109,15 @@ def grouped_project(x: Tensor, rows: Tensor, stack: Stack) -> Tensor:
     rank, d_in = stack.singular.shape[-1], x.shape[-1]
     if rows.numel() * rank * d_in <= GATHER_ELEMENTS:
         return _project_gathered(x, rows, stack)
-    z = x.new_zeros((rows.numel(), rank))  # (T * K, R)
+    spare = rows.numel()  # the line that takes what padding computes
+    z = x.new_zeros((spare + 1, rank))  # (T * K + 1, R)
     for group_rows, places, real in _groups(rows.flatten(), block=rank * d_in, item=d_in):
         A = stack.A(group_rows).to(x)  # (n, R, D_in)
-        inputs = x[places // rows.shape[1]]  # (n, m, D_in)
-        z[places[real]] = torch.bmm(inputs, A.mT)[real]  # (n, m, R)
-    return z.view(*rows.shape, rank)
+        tokens = (places // rows.shape[1]).flatten()  # (n * m,)
+        inputs = x.index_select(0, tokens).view(*places.shape, d_in)  # (n, m, D_in)
+        lines = torch.where(real, places, spare).flatten()
+        z.index_copy_(0, lines, torch.bmm(inputs, A.mT).flatten(0, 1))
+    return z[:spare].view(*rows.shape, rank)
 
 
 def grouped_apply(z: Tensor, weights: Tensor, rows: Tensor, stack: Stack) -> Tensor:

@@ -25,6 +25,7 @@ from lag_engine.routing.scores import (
     accumulation_dtype,
     arrow_scores,
     rerank_scores,
+    rerank_tolerance,
     rounding_tolerance,
 )
 from lag_engine.routing.ties import top_columns
@@ -65,7 +66,7 @@ class Arrow:
         if stack.arrow.shape[0] == 0:
             return nothing(x, stack)
         scores = _masked(arrow_scores(x, stack.arrow), allowed)  # (T, N)
-        rows, scores = _top_rows(scores, self.top_k, rounding_tolerance(x, stack.singular, "arrow"))
+        rows, scores = _top_rows(scores, self.top_k, rounding_tolerance(x))
         weights = _softmax(scores / self.temperature)
         return settle(rows, weights, form.project(x, rows, stack), scores)
 
@@ -100,9 +101,8 @@ class SpectR:
         if stack.arrow.shape[0] == 0:
             return nothing(x, stack)
         scores, z = self._score_all(x, stack, allowed, form)  # (T, N), (T, N, R) or None
-        rows, scores = _top_rows(
-            scores, self.top_k, rounding_tolerance(x, stack.singular, self.score)
-        )
+        tolerance = rerank_tolerance(rounding_tolerance(x), stack.singular, self.score)
+        rows, scores = _top_rows(scores, self.top_k, tolerance)
         z = form.project(x, rows, stack) if z is None else _taken(z, rows)  # (T, K, R)
         chosen = torch.isfinite(scores)
         weights = chosen.to(scores) / chosen.sum(-1, keepdim=True).clamp(min=1)
@@ -187,23 +187,27 @@ class LAG:
         if self.retrieve_k != "adaptive" and self.retrieve_k >= stack.arrow.shape[0]:
             every = SpectR(1, self.score).route(x, stack, allowed=allowed, form=form)
             return settle(*every, floor=self.floor)
-        rows = self._retrieve(x, stack, allowed)  # (T, K)
+        tolerance = rounding_tolerance(x)  # (T, 1)
+        rows = self._retrieve(x, stack, allowed, tolerance)  # (T, K)
         z = form.project(x, rows, stack)  # (T, K, R)
         singular = stack.singular[rows].to(z)  # (T, K, R)
         scores = rerank_scores(z, singular, self.score).masked_fill(rows < 0, -torch.inf)
-        best, score = _top_rows(scores, 1, rounding_tolerance(x, singular, self.score))  # (T, 1)
+        tolerance = rerank_tolerance(tolerance, singular, self.score)
+        best, score = _top_rows(scores, 1, tolerance)  # (T, 1)
         rows, z = rows.gather(1, best), _taken(z, best)
         return settle(rows, torch.ones_like(score), z, score, floor=self.floor)
 
-    def _retrieve(self, x: Tensor, stack: Stack, allowed: Tensor | None) -> Tensor:
+    def _retrieve(
+        self, x: Tensor, stack: Stack, allowed: Tensor | None, tolerance: Tensor
+    ) -> Tensor:
         """Returns each token's candidates in library order, padded with -1 in front; (T, K)."""
         scores = _masked(arrow_scores(x, stack.arrow), allowed)  # (T, N)
         limit = self.k_max if self.retrieve_k == "adaptive" else self.retrieve_k
-        rows, top = _top_rows(scores, limit, rounding_tolerance(x, stack.singular, "arrow"))
-        retrieved = torch.isfinite(top)  # (T, K)
+        rows, top = _top_rows(scores, limit, tolerance)
+        refused = top == -torch.inf  # (T, K)
         if self.retrieve_k == "adaptive":
-            retrieved &= top >= self._threshold(top)
-        rows = rows.masked_fill(~retrieved, NOT_APPLIED).sort(dim=-1).values
+            refused |= top < self._threshold(top)
+        rows = rows.masked_fill(refused, NOT_APPLIED).sort(dim=-1).values
         if self.retrieve_k != "adaptive" or not rows.numel():
             return rows
         return rows[:, min(rows.shape[1] - 1, int((rows < 0).sum(-1).min())) :]

@@ -43,10 +43,7 @@ def arrow_scores(x: Tensor, arrow: Tensor) -> Tensor:
         Scores; (T, N), float32 or better, non-negative.
     """
     dtype = accumulation_dtype(x)
-    x, arrow = x.to(dtype), arrow.to(dtype)
-    if x.shape[0] == 1:
-        return torch.mv(arrow, x[0]).abs_().unsqueeze(0)  # mv reads memory faster than mm here
-    return (x @ arrow.T).abs_()  # (T, N)
+    return (x.to(dtype) @ arrow.to(dtype).T).abs_()  # (T, N)
 
 
 def rerank_scores(z: Tensor, singular: Tensor, score: Score) -> Tensor:
@@ -72,11 +69,18 @@ def rerank_scores(z: Tensor, singular: Tensor, score: Score) -> Tensor:
     return torch.where(frobenius > 0, size / frobenius, 0.0)
 
 
-def rounding_tolerance(x: Tensor, singular: Tensor, score: Score) -> Tensor:
-    """Returns the difference below which two scores of one input count as equal.
+def rounding_tolerance(x: Tensor) -> Tensor:
+    """Returns the difference below which two arrow scores of one input count as equal; (T, 1)."""
+    dtype = accumulation_dtype(x)
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=dtype)
+    return length * (ROUNDING_UNITS * torch.finfo(dtype).eps)
+
+
+def rerank_tolerance(tolerance: Tensor, singular: Tensor, score: Score) -> Tensor:
+    """Returns the difference below which two rerank scores of one input count as equal.
 
     Args:
-        x: inputs; (T, D_in).
+        tolerance: of the arrow scores; (T, 1).
         singular: singular values of each candidate, descending; (..., R), its leading dimensions
             broadcastable to (T, K).
         score: which of the four.
@@ -84,9 +88,6 @@ def rounding_tolerance(x: Tensor, singular: Tensor, score: Score) -> Tensor:
     Returns:
         Tolerances; broadcastable to (T, K).
     """
-    dtype = accumulation_dtype(x)
-    tolerance: Tensor = _length(x.to(dtype)).unsqueeze(-1)  # (T, 1)
-    tolerance = tolerance * (ROUNDING_UNITS * torch.finfo(dtype).eps)
     # A dimension of the update can stretch the error of z by its singular value, at most the first.
     return tolerance * singular[..., 0] if score == "norm" else tolerance
 

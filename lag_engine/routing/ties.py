@@ -9,9 +9,9 @@ from torch import Tensor
 def top_columns(scores: Tensor, k: int, tolerance: Tensor) -> Tensor:
     """Returns the columns of the k largest scores of each row; of equal scores the lower column.
 
-    `torch.topk` and `torch.argmax` leave open which of two equal scores they return, and two equal
-    products can differ by rounding when a matrix product computes them in different places. So
-    scores within `tolerance` of the smallest one kept count as equal to it.
+    `torch.topk` leaves open which of two equal scores it returns, and two equal products can differ
+    by rounding when a matrix product computes them in different places. So scores within
+    `tolerance` of the smallest one kept count as equal to it.
 
     Args:
         scores: (T, N); -inf marks what may not be chosen.
@@ -24,8 +24,8 @@ def top_columns(scores: Tensor, k: int, tolerance: Tensor) -> Tensor:
     if k == scores.shape[-1]:
         return _columns(scores)
     if k == 1:
-        best = scores.amax(dim=-1, keepdim=True)
-        return _lowest(scores + tolerance >= best)
+        tied = scores + tolerance >= scores.amax(dim=-1, keepdim=True)
+        return tied.int().argmax(dim=-1, keepdim=True)  # the first of equal ones
     top = scores.topk(k + 1, dim=-1)
     if not bool((top.values[:, k - 1] - top.values[:, k] <= _widest(tolerance)).any()):
         return top.indices[:, :k]
@@ -37,13 +37,6 @@ def _break_ties(scores: Tensor, last: Tensor, tolerance: Tensor, k: int) -> Tens
     tied = (scores + tolerance >= last) & (scores - tolerance <= last)
     level = torch.where(tied, last, scores)
     return level.sort(dim=-1, descending=True, stable=True).indices[:, :k]
-
-
-def _lowest(mask: Tensor) -> Tensor:
-    """Returns the first true column of each row; (T, 1); 0 where no column is true."""
-    columns = _columns(mask)
-    lowest = torch.where(mask, columns, mask.shape[-1]).amin(dim=-1, keepdim=True)
-    return lowest.clamp(max=mask.shape[-1] - 1)
 
 
 def _columns(like: Tensor) -> Tensor:

@@ -68,38 +68,23 @@ class System:
     options: tuple[tuple[str, Any], ...] = ()
 
 
+SCORES = ("projection", "norm", "relative")
 SYSTEMS: tuple[System, ...] = (
     System("base", "base"),
     System("arrow", "arrow"),
-    *(
-        System(f"spectr {s}", "spectr", options=(("score", s),))
-        for s in ("projection", "norm", "relative")
-    ),
-    *(
-        System(f"lag {s}", "lag", options=(("score", s),))
-        for s in ("projection", "norm", "relative")
-    ),
+    *(System(f"spectr {score}", "spectr", options=(("score", score),)) for score in SCORES),
+    *(System(f"lag {score}", "lag", options=(("score", score),)) for score in SCORES),
     System("rag", "rag", text="retrieved"),
     System("prag", "prag", adapter="retrieved"),
-    System("rag+lag", "rag+lag", text="retrieved", options=(("score", "norm"),)),
-    System("prag+lag", "prag+lag", adapter="retrieved", options=(("score", "norm"),)),
-    System(
-        "rag+prag+lag",
-        "rag+prag+lag",
-        text="retrieved",
-        adapter="retrieved",
-        options=(("score", "norm"),),
-    ),
+    System("rag+lag", "rag+lag", text="retrieved"),
+    System("prag+lag", "prag+lag", adapter="retrieved"),
+    System("rag+prag+lag", "rag+prag+lag", text="retrieved", adapter="retrieved"),
     System("oracle", "oracle", adapter="gold"),
-    System("control: rag+lag, wrong text", "rag+lag", text="wrong", options=(("score", "norm"),)),
-    System(
-        "control: prag+lag, wrong adapter",
-        "prag+lag",
-        adapter="wrong",
-        options=(("score", "norm"),),
-    ),
+    System("control: rag+lag, wrong text", "rag+lag", text="wrong"),
+    System("control: prag+lag, wrong adapter", "prag+lag", adapter="wrong"),
     System("control: oracle, wrong document adapter", "oracle", adapter="wrong"),
 )
+"""Where no score is named, the routed slots use the published one, ``projection``."""
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ def run(*, n_questions: int, output: Path, console: Console | None = None) -> li
     console = console or Console(width=WIDTH)
     started = time.perf_counter()
     _silence_transformers()
-    llm = LAGChatModel(model="lag-tiny", routing=ROUTING, max_tokens=MAX_TOKENS, trace="full")
+    llm = LAGChatModel(model="lag-tiny", max_tokens=MAX_TOKENS, trace="full")
     store = _indexed(output / "chroma")
     chain = make_chain(llm, store)
     console.print(
