@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     from langchain_core.vectorstores import VectorStore
 
 MODES = ("base", "rag", "lag", "prag", "rag+lag", "prag+lag", "oracle")
-ROUTING = {"score": "norm"}
-"""Router options of the routed modes."""
-
 MAX_TOKENS = 24
 WIDTH = 110
 
