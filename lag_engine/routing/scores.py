@@ -72,7 +72,7 @@ def rerank_scores(z: Tensor, singular: Tensor, score: Score) -> Tensor:
 def rounding_tolerance(x: Tensor) -> Tensor:
     """Returns the difference below which two arrow scores of one input count as equal; (T, 1)."""
     dtype = accumulation_dtype(x)
-    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=dtype)
+    length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=dtype)
     return length * (ROUNDING_UNITS * torch.finfo(dtype).eps)
 
 
