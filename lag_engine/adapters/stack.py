@@ -72,9 +72,14 @@ class ModuleStack:
         self.ranks = tuple(ranks)
         self.d_in, self.d_out = shape
         self.rank = max(self.ranks, default=0)
-        self._blocks = tuple(blocks)
+        self._blocks = tuple(_narrowed(block, self.rank) for block in blocks)
         self._block_of = torch.tensor(block_of, dtype=torch.long)  # (N,)
         self._local = torch.tensor(local, dtype=torch.long)  # (N,)
+        self._whole = len(blocks) == 1 and _is_run(self._local)
+        if self._whole:
+            start = int(self._local[0])
+            run = slice(start, start + len(self.names))
+            self._blocks = (Block(*(part[run] for part in self._blocks[0])),)
         self.arrow = self._gather_all("arrow", (self.d_in,))  # (N, D_in)
         self.singular = self._gather_all("singular", (self.rank,))  # (N, R)
 
@@ -110,27 +115,22 @@ class ModuleStack:
 
     def _gather_all(self, field: str, shape: tuple[int, ...]) -> Tensor:
         """A view where the rows are one run of one block; else a copy."""
-        n = len(self.names)
-        if len(self._blocks) == 1 and _is_run(self._local):
-            start = int(self._local[0])
-            rows: Tensor = getattr(self._blocks[0], field)[start : start + n]
-            return rows[:, : shape[0]] if field == "singular" else rows
-        return self._gather(field, torch.arange(n), shape)
+        if self._whole:
+            rows: Tensor = getattr(self._blocks[0], field)
+            return rows
+        return self._gather(field, torch.arange(len(self.names)), shape)
 
     def _gather(self, field: str, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
         flat = rows.reshape(-1)
         if len(self._blocks) == 1:
-            found = self._from_one_block(field, flat, shape)
+            found = self._from_one_block(field, flat)
         else:
             found = self._from_many_blocks(field, flat, shape)
         return found.reshape(*rows.shape, *shape)
 
-    def _from_one_block(self, field: str, flat: Tensor, shape: tuple[int, ...]) -> Tensor:
+    def _from_one_block(self, field: str, flat: Tensor) -> Tensor:
         source: Tensor = getattr(self._blocks[0], field)
-        if field in ("A", "B", "singular"):
-            # A block can be wider than its live rows once its widest adapter was removed.
-            source = source[:, : self.rank]
-        return source.index_select(0, self._local[flat])
+        return source.index_select(0, flat if self._whole else self._local[flat])
 
     def _from_many_blocks(self, field: str, flat: Tensor, shape: tuple[int, ...]) -> Tensor:
         dtype = getattr(self._blocks[0], field).dtype if self._blocks else torch.float32
@@ -140,12 +140,14 @@ class ModuleStack:
             source: Tensor = getattr(self._blocks[index], field)
             at = (owners == index).nonzero().flatten()
             part = source.index_select(0, self._local[flat[at]])  # (n, R_block, ...)
-            if field == "arrow":
-                found[at] = part
-            else:
-                width = min(part.shape[1], self.rank)
-                found[at, :width] = part[:, :width]
+            found[at, : part.shape[1]] = part
         return found
+
+
+def _narrowed(block: Block, rank: int) -> Block:
+    """A block can be wider than its live rows once its widest adapter was removed."""
+    A, B, singular, arrow = block
+    return Block(A[:, :rank], B[:, :rank], singular[:, :rank], arrow)
 
 
 def _is_run(rows: Tensor) -> bool:
