@@ -5,6 +5,7 @@ Resolving happens once for each module, slot and selection, and is kept while th
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from lag_engine.errors import ModelError, PlanError
 from lag_engine.routing import (
     NOT_APPLIED,
+    SLOTS,
     Choice,
     Form,
     Generated,
@@ -61,8 +63,10 @@ class RoutedSlot(NamedTuple):
 
     def update(self, x: Tensor, form: Form) -> Update:
         """Returns the update of the chosen adapters; x is (T, D_in)."""
+        if len(x) <= CHUNK_TOKENS:
+            return self._update(x, form)
         parts = [self._update(chunk, form) for chunk in x.split(CHUNK_TOKENS)]
-        return parts[0] if len(parts) == 1 else Update(*map(torch.cat, zip(*parts, strict=True)))
+        return Update(*map(torch.cat, zip(*parts, strict=True)))
 
     def _update(self, x: Tensor, form: Form) -> Update:
         choice: Choice = self.router.route(x, self.stack, allowed=self.allowed, form=form)
@@ -112,7 +116,8 @@ class Uncovered(NamedTuple):
 ActiveSlot = RoutedSlot | PinnedSlot | Uncovered
 
 
-class Group(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Group:
     """The rows of a batch that share one plan; `requests` is None when all do."""
 
     plan: Plan
@@ -139,20 +144,30 @@ class Activation:
         self.recorder = recorder
         self.n_plans = len(plans)
         self._bank = bank
-        self._slots: dict[tuple[str, Slot, Selection, torch.device], ActiveSlot | None] = {}
+        self._slots: dict[tuple[str, Group], tuple[tuple[Slot, ActiveSlot], ...]] = {}
+        self._resolved: dict[tuple[str, Slot, Selection, torch.device], ActiveSlot | None] = {}
         self.groups = _groups(plans)
         for group in self.groups:
             _check(bank, group.plan)
 
-    def slot(self, module: str, slot: Slot, plan: Plan, device: torch.device) -> ActiveSlot | None:
-        """Returns what a plan does in one slot of one module; None where there is nothing."""
+    def slots(
+        self, module: str, group: Group, device: torch.device
+    ) -> tuple[tuple[Slot, ActiveSlot], ...]:
+        """Returns what a group's plan does in one module: the slots where there is something."""
+        key = (module, group)
+        if key not in self._slots:
+            found = [(slot, self._slot(module, slot, group.plan, device)) for slot in SLOTS]
+            self._slots[key] = tuple((slot, active) for slot, active in found if active)
+        return self._slots[key]
+
+    def _slot(self, module: str, slot: Slot, plan: Plan, device: torch.device) -> ActiveSlot | None:
         selection = plan.selection(slot)
         if selection is None:
             return None
         key = (module, slot, selection, device)
-        if key not in self._slots:
-            self._slots[key] = self._resolve(module, slot, selection, device)
-        return self._slots[key]
+        if key not in self._resolved:
+            self._resolved[key] = self._resolve(module, slot, selection, device)
+        return self._resolved[key]
 
     def check_batch(self, x: Tensor, module: str) -> None:
         """Checks that a module's input has a row for each plan.

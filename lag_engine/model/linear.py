@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from lag_engine.routing import GROUPED, SLOTS, Form, Slot
+from lag_engine.routing import GROUPED, Form, Slot
 
 if TYPE_CHECKING:
     from lag_engine.model.activation import Activation, ActiveSlot, Group
@@ -74,14 +74,14 @@ class RoutedLinear(nn.Module):
 
     def _add_group(self, out: Tensor, x: Tensor, group: Group, active: Activation) -> Tensor:
         """Returns `out` with one plan's updates added to the rows that have it."""
-        slots = [(slot, active.slot(self.name, slot, group.plan, x.device)) for slot in SLOTS]
-        if all(found is None for _, found in slots):
+        slots = active.slots(self.name, group, x.device)
+        if not slots:
             return out
         rows = None
         if group.requests is not None:
             rows = torch.tensor(group.requests, device=x.device)
             x = x[rows]
-        updates = [self._update(x, slot, found, group, active) for slot, found in slots if found]
+        updates = [self._update(x, slot, found, group, active) for slot, found in slots]
         total = updates[0] if len(updates) == 1 else updates[0] + updates[1]
         total = total.to(out.dtype).view(*x.shape[:-1], -1)
         return out + total if rows is None else out.index_add(0, rows, total)
