@@ -8,6 +8,9 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
+import torch
+
+from lag_engine.routing.choice import NOT_APPLIED
 from lag_engine.routing.selections import Routed
 
 if TYPE_CHECKING:
@@ -112,18 +115,20 @@ class RoutingTrace:
             slot: only this slot's decisions.
         """
         counts: dict[Hashable, dict[str | None, float]] = defaultdict(lambda: defaultdict(float))
-        for record, part in self._weighted(slot):
-            counts[_group(record, by)][record.adapter] += part
+        for decisions in self._of(slot):
+            group = _group(decisions, by)
+            for token, adapter, count in _counts(decisions, by_token=by == "token"):
+                counts[token if by == "token" else group][adapter] += count
         shares = {key: _normalised(count) for key, count in counts.items()}
         return shares.get(None, {}) if by == "adapter" else shares
 
     def entropy(self, *, slot: Slot | None = None) -> float:
         """Returns the entropy of the shares in bits: 0 where one adapter took every decision."""
-        return -sum(p * math.log2(p) for p in self.share(slot=slot).values() if p > 0) + 0.0
+        return _entropy(self.share(slot=slot))
 
     def applied(self, *, slot: Slot | None = None) -> float:
         """Returns the share of decisions that applied an adapter; 0 where none could choose."""
-        return sum(share for name, share in self.share(slot=slot).items() if name is not None)
+        return _applied(self.share(slot=slot))
 
     def records(self) -> list[dict[str, Any]]:
         """Returns one plain record for each adapter applied, or for the base where none was."""
@@ -134,7 +139,8 @@ class RoutingTrace:
                 "text": self.tokens[record.token],
                 "layer": layer_of(record.module),
             }
-            for record in self._iterate(None)
+            for decisions in self.decisions
+            for record in _records(decisions)
         ]
 
     def summary(self, *, most: int = 3) -> dict[str, Any]:
@@ -160,32 +166,20 @@ class RoutingTrace:
         }
 
     def _slot_summary(self, slot: Slot, most: int) -> dict[str, Any]:
-        shares = sorted(self.share(slot=slot).items(), key=lambda item: -item[1])
-        named = [{"adapter": name, "share": share} for name, share in shares if name is not None]
+        shares = self.share(slot=slot)
+        ranked = sorted(shares.items(), key=lambda item: -item[1])
+        named = [{"adapter": name, "share": share} for name, share in ranked if name is not None]
         selection = self.plan.selection(slot)
         return {
             "router": repr(selection.router) if isinstance(selection, Routed) else None,
-            "modules": sum(decisions.slot == slot for decisions in self.decisions),
-            "applied": self.applied(slot=slot),
-            "entropy_bits": self.entropy(slot=slot),
+            "modules": len(self._of(slot)),
+            "applied": _applied(shares),
+            "entropy_bits": _entropy(shares),
             "adapters": named[:most],
         }
 
-    def _iterate(self, slot: Slot | None) -> Iterator[Record]:
-        """Yields the applied adapters of each decision, or the base once."""
-        for decisions in self.decisions:
-            if slot in (None, decisions.slot):
-                yield from _records(decisions)
-
-    def _weighted(self, slot: Slot | None) -> Iterator[tuple[Record, float]]:
-        """Yields each record with its part of its decision; the parts of a decision sum to 1."""
-        totals: dict[tuple[int, str, Slot], float] = defaultdict(float)
-        records = list(self._iterate(slot))
-        for record in records:
-            totals[record[:3]] += abs(record.weight)
-        for record in records:
-            total = totals[record[:3]]
-            yield record, abs(record.weight) / total if total else 1.0
+    def _of(self, slot: Slot | None) -> list[Decisions]:
+        return [decisions for decisions in self.decisions if slot in (None, decisions.slot)]
 
 
 def layer_of(module: str) -> int | None:
@@ -194,14 +188,35 @@ def layer_of(module: str) -> int | None:
     return int(number[1]) if number else None
 
 
-def _group(record: Record, by: str) -> Hashable:
-    return (
-        None
-        if by == "adapter"
-        else layer_of(record.module)
-        if by == "layer"
-        else getattr(record, by)
-    )
+def _group(decisions: Decisions, by: str) -> Hashable:
+    if by == "layer":
+        return layer_of(decisions.module)
+    return getattr(decisions, by) if by in ("slot", "module") else None
+
+
+def _counts(decisions: Decisions, *, by_token: bool) -> Iterator[tuple[int, str | None, float]]:
+    """Yields a token (or 0), an adapter or None, and how many decisions it took; in row order."""
+    sizes = decisions.weights.double().abs()  # (T, K)
+    sizes[~sizes.any(-1), 0] = 1.0  # a token on the base is one decision of no adapter
+    parts = sizes / sizes.sum(-1, keepdim=True)
+    width = len(decisions.names) + 1
+    cells = decisions.rows.masked_fill(decisions.weights == 0, NOT_APPLIED) + 1  # 0 is the base
+    if by_token:
+        cells = cells + width * torch.arange(len(cells)).unsqueeze(-1)
+    cells, index = cells.unique(return_inverse=True)
+    counts = torch.bincount(index.flatten(), parts.flatten())
+    for cell, count in zip(cells.tolist(), counts.tolist(), strict=True):
+        token, row = divmod(cell, width)
+        if count:
+            yield token, decisions.names[row - 1] if row else None, count
+
+
+def _entropy(shares: Shares) -> float:
+    return -sum(share * math.log2(share) for share in shares.values()) + 0.0
+
+
+def _applied(shares: Shares) -> float:
+    return sum(share for name, share in shares.items() if name is not None)
 
 
 def _normalised(count: dict[str | None, float]) -> Shares:
