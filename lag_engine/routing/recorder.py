@@ -10,6 +10,8 @@ from torch import Tensor
 from lag_engine.errors import ModelError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from lag_engine.routing.selections import Slot
 
 
@@ -37,7 +39,7 @@ class _Piece(NamedTuple):
     """The tokens of some requests in one forward pass."""
 
     requests: tuple[int, ...]
-    real: Tensor | None  # (B, T) of the whole batch
+    real: Tensor  # (b, T)
     rows: Tensor  # (b, T, K)
     scores: Tensor
     weights: Tensor
@@ -97,33 +99,25 @@ class Recorder:
             )
         kept = (part.detach().to("cpu", copy=True) for part in (rows, scores, weights))
         self._names[module, slot] = names
-        self._pieces.setdefault((module, slot), []).append(_Piece(requests, self._real, *kept))
+        real = torch.ones(rows.shape[:2], dtype=torch.bool)
+        if self._real is not None:
+            real = self._real[list(requests)]
+        self._pieces.setdefault((module, slot), []).append(_Piece(requests, real, *kept))
 
     def decisions(self, request: int) -> list[Decisions]:
         """Returns what was recorded for one row of the batch, in the order modules first ran."""
         found = []
         for (module, slot), pieces in self._pieces.items():
-            parts = [_tokens_of(piece, request) for piece in pieces if request in piece.requests]
-            if parts:
-                width = max(rows.shape[1] for rows, _, _ in parts)
-                rows, scores, weights = (
-                    torch.cat([_widened(part[i], width, fill) for part in parts])
-                    for i, fill in enumerate((-1, 0, 0))
-                )
+            mine = [piece for piece in pieces if request in piece.requests]
+            if mine:
+                real, *kept = _joined(mine, request)
                 names = self._names[module, slot]
-                found.append(Decisions(module, slot, names, rows, scores, weights))
+                found.append(Decisions(module, slot, names, *(part[real] for part in kept)))
         return found
 
 
-def _tokens_of(piece: _Piece, request: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns rows, scores and weights of one request's real tokens; each (T, K)."""
-    at = piece.requests.index(request)
-    rows, scores, weights = piece.rows[at], piece.scores[at], piece.weights[at]
-    if piece.real is None:
-        return rows, scores, weights
-    real = piece.real[request]
-    return rows[real], scores[real], weights[real]
-
-
-def _widened(part: Tensor, width: int, fill: int) -> Tensor:
-    return torch.nn.functional.pad(part, (0, width - part.shape[1]), value=fill)
+def _joined(pieces: list[_Piece], request: int) -> Iterator[Tensor]:
+    """Yields which tokens of one request are real, (T,), and its rows, scores, weights; (T, K)."""
+    at = [piece.requests.index(request) for piece in pieces]
+    for parts in list(zip(*pieces, strict=True))[1:]:
+        yield torch.cat([part[i] for part, i in zip(parts, at, strict=True)])

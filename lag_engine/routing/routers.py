@@ -28,7 +28,7 @@ from lag_engine.routing.scores import (
     rerank_tolerance,
     rounding_tolerance,
 )
-from lag_engine.routing.ties import top_columns
+from lag_engine.routing.ties import best_column, top_columns
 
 
 @dataclass(frozen=True)
@@ -193,22 +193,23 @@ class LAG:
         singular = stack.singular[rows].to(z)  # (T, K, R)
         scores = rerank_scores(z, singular, self.score).masked_fill(rows < 0, -torch.inf)
         tolerance = rerank_tolerance(tolerance, singular, self.score)
-        best, score = _top_rows(scores, 1, tolerance)  # (T, 1)
-        rows, z = rows.gather(1, best), _taken(z, best)
+        best = best_column(scores, rows, tolerance)  # (T, 1)
+        rows, score, z = rows.gather(1, best), scores.gather(1, best), _taken(z, best)
         return settle(rows, torch.ones_like(score), z, score, floor=self.floor)
 
     def _retrieve(
         self, x: Tensor, stack: Stack, allowed: Tensor | None, tolerance: Tensor
     ) -> Tensor:
-        """Returns each token's candidates in library order, padded with -1 in front; (T, K)."""
+        """Returns each token's candidates, -1 where it has fewer; (T, K)."""
         scores = _masked(arrow_scores(x, stack.arrow), allowed)  # (T, N)
         limit = self.k_max if self.retrieve_k == "adaptive" else self.retrieve_k
         rows, top = _top_rows(scores, limit, tolerance)
         refused = top == -torch.inf  # (T, K)
-        if self.retrieve_k == "adaptive":
-            refused |= top < self._threshold(top)
+        if self.retrieve_k != "adaptive":
+            return rows.masked_fill(refused, NOT_APPLIED)
+        refused |= top < self._threshold(top)
         rows = rows.masked_fill(refused, NOT_APPLIED).sort(dim=-1).values
-        if self.retrieve_k != "adaptive" or not rows.numel():
+        if not rows.numel():
             return rows
         return rows[:, min(rows.shape[1] - 1, int((rows < 0).sum(-1).min())) :]
 

@@ -24,12 +24,26 @@ def top_columns(scores: Tensor, k: int, tolerance: Tensor) -> Tensor:
     if k == scores.shape[-1]:
         return _columns(scores)
     if k == 1:
-        tied = scores + tolerance >= scores.amax(dim=-1, keepdim=True)
-        return tied.int().argmax(dim=-1, keepdim=True)  # the first of equal ones
+        return best_column(scores, _columns(scores), tolerance)
     top = scores.topk(k + 1, dim=-1)
-    if not bool((top.values[:, k - 1] - top.values[:, k] <= _widest(tolerance)).any()):
-        return top.indices[:, :k]
-    return _break_ties(scores, top.values[:, k - 1 : k], tolerance, k)
+    columns, last = top.indices[:, :k], top.values[:, k - 1 : k]
+    tied = (last - top.values[:, k:] <= tolerance).any(dim=-1)  # (T,)
+    if bool(tied.any()):
+        near = tolerance.expand_as(scores)[tied]
+        columns[tied] = _break_ties(scores[tied], last[tied], near, k)
+    return columns
+
+
+def best_column(scores: Tensor, rows: Tensor, tolerance: Tensor) -> Tensor:
+    """Returns the column of the largest score; of equal scores that with the lowest row; (T, 1).
+
+    Args:
+        scores: (T, K).
+        rows: what each column stands for; (T, K).
+        tolerance: as for `top_columns`.
+    """
+    tied = scores + tolerance >= scores.amax(dim=-1, keepdim=True)
+    return torch.where(tied, rows, torch.iinfo(rows.dtype).max).argmin(dim=-1, keepdim=True)
 
 
 def _break_ties(scores: Tensor, last: Tensor, tolerance: Tensor, k: int) -> Tensor:
@@ -41,8 +55,3 @@ def _break_ties(scores: Tensor, last: Tensor, tolerance: Tensor, k: int) -> Tens
 
 def _columns(like: Tensor) -> Tensor:
     return torch.arange(like.shape[-1], device=like.device).expand(like.shape)
-
-
-def _widest(tolerance: Tensor) -> Tensor:
-    """Returns each row's largest tolerance; broadcastable to (T,)."""
-    return tolerance.amax(dim=-1) if tolerance.dim() else tolerance

