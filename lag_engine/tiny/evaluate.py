@@ -72,6 +72,8 @@ SCORES = ("projection", "norm", "relative")
 SYSTEMS: tuple[System, ...] = (
     System("base", "base"),
     System("arrow", "arrow"),
+    *(System(f"lag K={k}", "lag", options=(("retrieve_k", k),)) for k in (5, 50, 100)),
+    System("lag adaptive K", "lag", options=(("retrieve_k", "adaptive"),)),
     *(System(f"spectr {score}", "spectr", options=(("score", score),)) for score in SCORES),
     *(System(f"lag {score}", "lag", options=(("score", score),)) for score in SCORES),
     System("rag", "rag", text="retrieved"),
@@ -239,9 +241,10 @@ def _other(document: TinyDocument, pool: Sequence[TinyDocument]) -> TinyDocument
 
 def print_table(results: dict[str, Any], console: Console) -> None:
     """Prints exact match by system and task, and routing accuracy on answer tokens."""
-    table = Table(title="Exact match, %")
-    for heading in ("system", *TASKS, "mean", "task adapter right", "document adapter right"):
-        table.add_column(heading, justify="left" if heading == "system" else "right")
+    table = Table(title="Exact match, %, and routing accuracy on answer tokens, %")
+    for heading in ("system", *TASKS, "mean", "task adapter", "document adapter"):
+        justify: Literal["left", "right"] = "left" if heading == "system" else "right"
+        table.add_column(heading.replace("_", " "), justify=justify)
     for name, result in results.items():
         match, routing = result["exact_match"], result["routing"]
         table.add_row(
@@ -261,7 +264,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="a JSON file for the results")
     parser.add_argument("--per-task", type=int, default=200)
     arguments = parser.parse_args()
-    console = Console()
+    console = Console(width=150)
     world = World.load("eval", arguments.per_task)
     found = zip(world.sources["retrieved"], world.sources["gold"], strict=True)
     retrieval = sum(a == b for a, b in found) / len(world.questions)
