@@ -6,6 +6,7 @@ command line imports no framework.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -84,7 +85,7 @@ def run(*, n_questions: int, output: Path, console: Console | None = None) -> li
     """
     console = console or Console(width=WIDTH)
     started = time.perf_counter()
-    _silence_transformers()
+    _silence_libraries()
     llm = LAGChatModel(model="lag-tiny", max_tokens=MAX_TOKENS, trace="full")
     store = _indexed(output / "chroma")
     chain = make_chain(llm, store)
@@ -123,12 +124,13 @@ def pick_questions(n_per_task: int) -> Iterator[tiny.TinyQuestion]:
         yield from questions[first : first + n_per_task]
 
 
-def _silence_transformers() -> None:
+def _silence_libraries() -> None:
     """No loading bars and notices between the demo's own lines."""
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it notes a missing GPU kernel
 
 
 def _indexed(folder: Path) -> VectorStore:
