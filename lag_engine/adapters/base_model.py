@@ -151,7 +151,7 @@ def check_base(
             f"found one of {adapter.base_model} in {source}; its modules and shapes are not in "
             "contradiction",
             "if the two are one model, or you want this adapter on the other model, pass "
-            "allow_other_base=True",
+            "allow_other_base=True (--allow-other-base on the command line)",
         )
 
 

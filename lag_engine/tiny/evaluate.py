@@ -19,7 +19,6 @@ import platform
 import random
 import re
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,20 +32,21 @@ from rich.table import Table
 from lag_engine.model.engine import LAGEngine
 from lag_engine.model.generation import Generation
 from lag_engine.routing.plan import Plan
-from lag_engine.routing.trace import layer_of
+from lag_engine.tiny.measures import exact_match, routing_accuracy
 from lag_engine.tiny.shipped import (
+    SEED,
     DocumentSplit,
     TinyDocument,
     TinyQuestion,
     documents,
     questions,
 )
-from lag_engine.tiny.tasks import TASKS, with_context
+from lag_engine.tiny.tasks import TASKS, ask, with_context
+from lag_engine.tiny.world import known_world
 
 Source = Literal["none", "gold", "retrieved", "wrong"]
 MAX_NEW_TOKENS = 24
 BATCH = 50
-RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,11 @@ class World:
     questions: tuple[TinyQuestion, ...]
     sources: dict[Source, list[TinyDocument | None]]
 
+    @property
+    def gold(self) -> list[TinyDocument]:
+        """The document that answers each question."""
+        return [document for document in self.sources["gold"] if document is not None]
+
     @classmethod
     def load(cls, split: DocumentSplit, per_task: int) -> World:
         """Retrieves one document for each question and draws its wrong one."""
@@ -126,13 +131,48 @@ def evaluate(
         started = time.monotonic()
         answers = _answers(engine, world, system)
         results[system.name] = {
-            "exact_match": _by_task(world.questions, [g.text.strip() for g in answers]),
-            "routing": _routing_accuracy(world, answers),
+            "exact_match": exact_match(world.questions, [g.text.strip() for g in answers]),
+            "routing": routing_accuracy(world.questions, world.gold, answers),
             "seconds_per_question": (time.monotonic() - started) / len(answers),
         }
         mean = results[system.name]["exact_match"]["mean"]["score"]
         tell(f"{system.name}: {100 * mean:.1f} % exact match")
     return results
+
+
+def base_abilities(engine: LAGEngine, world: World) -> dict[str, float]:
+    """Share of open questions whose gold answer stands in the base model's own sentence.
+
+    ``recall``: about its training world, without documents; ``reading``: about the documents of
+    the split, with the right one in the prompt; ``guessing``: the same without it.
+    """
+    rng = random.Random(0)
+    known = [
+        ask("open_qa", entity, relation, "train", rng)
+        for entity in known_world(SEED)
+        for relation in entity.relations()
+    ]
+    asked = [
+        (question, document.text)
+        for question, document in zip(world.questions, world.gold, strict=True)
+        if question.task == "open_qa"
+    ]
+    cases = {
+        "recall": [(q.prompt, q.short) for q in known],
+        "reading": [(with_context(text, q.prompt), q.answer) for q, text in asked],
+        "guessing": [(q.prompt, q.answer) for q, _ in asked],
+    }
+    return {name: _share_answered(engine, pairs) for name, pairs in cases.items()}
+
+
+def _share_answered(engine: LAGEngine, pairs: Sequence[tuple[str, str]]) -> float:
+    hits = 0
+    for start in range(0, len(pairs), BATCH):
+        batch = pairs[start : start + BATCH]
+        prompts = [[{"role": "user", "content": prompt}] for prompt, _ in batch]
+        answers = engine.generate_batch(prompts, plans="base", max_new_tokens=MAX_NEW_TOKENS)
+        hits += sum(gold in a.text for (_, gold), a in zip(batch, answers, strict=True))
+    return hits / len(pairs)
 
 
 def plan_for(
@@ -163,60 +203,6 @@ def _answers(engine: LAGEngine, world: World, system: System) -> list[Generation
             prompts, plans=plans, max_new_tokens=MAX_NEW_TOKENS, trace=True
         )
     return answers
-
-
-def _by_task(asked: Sequence[TinyQuestion], answers: Sequence[str]) -> dict[str, Any]:
-    """Exact match by task and over all, with a bootstrap interval of 95 %."""
-    hits: dict[str, list[float]] = defaultdict(list)
-    for question, answer in zip(asked, answers, strict=True):
-        for label in (question.task, "mean"):
-            hits[label].append(float(answer == question.answer))
-    return {label: _interval(values) for label, values in hits.items()}
-
-
-def _interval(values: list[float]) -> dict[str, float]:
-    rng = random.Random(0)
-    means = sorted(sum(rng.choices(values, k=len(values))) / len(values) for _ in range(RESAMPLES))
-    return {
-        "score": sum(values) / len(values),
-        "low": means[int(0.025 * RESAMPLES)],
-        "high": means[int(0.975 * RESAMPLES) - 1],
-        "n": len(values),
-    }
-
-
-def _routing_accuracy(world: World, answers: Sequence[Generation]) -> dict[str, Any]:
-    """Share of decisions for the gold adapter, by slot, and within it by task, layer and module."""
-    counts: dict[tuple[str, ...], list[int]] = defaultdict(lambda: [0, 0])
-    for i, answer in enumerate(answers):
-        question, gold = world.questions[i], world.sources["gold"][i]
-        assert gold is not None
-        assert answer.trace is not None
-        for decision in answer.trace.decisions:
-            name = question.task_adapter if decision.slot == "task" else gold.adapter
-            row = decision.names.index(name) if name in decision.names else -2
-            right = decision.rows[:, 0] == row  # (T,)
-            decisive = right[len(answer.prompt_token_ids) - 1 :]
-            module = decision.module.rsplit(".", 1)[-1]
-            _count(counts, (decision.slot, "all tokens"), right)
-            for label in (
-                "answer tokens",
-                question.task,
-                f"layer {layer_of(decision.module)}",
-                module,
-            ):
-                _count(counts, (decision.slot, label), decisive)
-    shares: dict[str, Any] = defaultdict(dict)
-    for (slot, label), (right_count, total) in counts.items():
-        shares[slot][label] = right_count / max(1, total)
-    return dict(shares)
-
-
-def _count(
-    counts: dict[tuple[str, ...], list[int]], key: tuple[str, ...], right: torch.Tensor
-) -> None:
-    counts[key][0] += int(right.sum())
-    counts[key][1] += right.numel()
 
 
 def _retrieve(prompts: list[str], pool: Sequence[TinyDocument]) -> list[TinyDocument]:
@@ -269,13 +255,19 @@ def main() -> None:
     found = zip(world.sources["retrieved"], world.sources["gold"], strict=True)
     retrieval = sum(a == b for a, b in found) / len(world.questions)
     with LAGEngine.from_pretrained("lag-tiny") as engine:
+        abilities = base_abilities(engine, world)
         results = evaluate(engine, world, tell=console.print)
     print_table(results, console)
+    shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in abilities.items())
+    console.print(f"the base model alone, in its own words: {shares}")
     console.print(f"the right document was retrieved for {100 * retrieval:.1f} % of the questions")
     if arguments.output:
         about = {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
         arguments.output.write_text(
-            json.dumps({"about": about, "retrieval": retrieval, "systems": results}, indent=1)
+            json.dumps(
+                {"about": about, "base": abilities, "retrieval": retrieval, "systems": results},
+                indent=1,
+            )
         )
 
 
