@@ -22,6 +22,9 @@ AdapterWarning (a UserWarning)
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Collection, Iterable
+
 
 class LagError(Exception):
     """The root: a mistake of the user, a file or a model, told in words.
@@ -72,7 +75,20 @@ class LibraryError(LagError):
 
 
 class AdapterNotFoundError(LibraryError):
-    """No adapter of that name is in the library."""
+    """A name is not in the library."""
+
+    @classmethod
+    def of(cls, unknown: Iterable[str], known: Collection[str]) -> AdapterNotFoundError:
+        """Returns the error for unknown names; it suggests near matches among the known."""
+        missing = sorted(unknown)
+        near = {match for name in missing for match in difflib.get_close_matches(name, known)}
+        return cls(
+            "Expected adapters that are in the library",
+            f"Found no {', '.join(map(repr, missing[:5]))} among {len(known)} adapters",
+            f"Did you mean {', '.join(map(repr, sorted(near)[:5]))}?"
+            if near
+            else "List the library's adapters to see what there is",
+        )
 
 
 class DuplicateAdapterError(LibraryError):

@@ -72,11 +72,7 @@ class LibrarySnapshot:
     def row(self, name: str) -> AdapterRow:
         """Returns one adapter's manifest row; raises AdapterNotFoundError."""
         if name not in self._by_name:
-            raise AdapterNotFoundError(
-                "Expected the name of an adapter in the library",
-                f"found {name!r}, which none of its {len(self)} adapters has",
-                "see `list()` for the names",
-            )
+            raise AdapterNotFoundError.of([name], self._by_name)
         return self._by_name[name]
 
     def modules(self, kind: AdapterKind | None = None) -> dict[str, ModuleShape]:

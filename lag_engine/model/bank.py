@@ -6,7 +6,6 @@ when they are gathered. `refresh` follows a library that changes.
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -17,8 +16,6 @@ from lag_engine.routing import SLOTS, Slot, Stack
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-
-_SHOWN = 5
 
 
 class Shape(Protocol):
@@ -160,13 +157,9 @@ class AdapterBank:
             AdapterNotFoundError: some are not; the message lists near matches.
         """
         known = self._names["task"] | self._names["knowledge"]
-        unknown = sorted(set(names) - known)
+        unknown = set(names) - known
         if unknown:
-            raise AdapterNotFoundError(
-                "Expected adapters that are in the library",
-                f"Found no {', '.join(map(repr, unknown[:_SHOWN]))} among {len(known)} adapters",
-                _suggestion(unknown, known),
-            )
+            raise AdapterNotFoundError.of(unknown, known)
 
     def _open(self, module: str, slot: Slot, device: torch.device) -> ResidentStack | None:
         if self._snapshot is None or module not in self._modules_of[slot]:
@@ -190,10 +183,3 @@ class AdapterBank:
 def _resident(tensor: Tensor, device: torch.device) -> Tensor:
     dtype = torch.float64 if tensor.dtype == torch.float64 else torch.float32
     return tensor.to(device, dtype).contiguous()
-
-
-def _suggestion(unknown: Sequence[str], known: Iterable[str]) -> str:
-    near = {match for name in unknown for match in difflib.get_close_matches(name, known, n=3)}
-    if near:
-        return f"Did you mean {', '.join(map(repr, sorted(near)[:_SHOWN]))}?"
-    return "List the library's adapters to see what there is"
