@@ -227,6 +227,7 @@ class AdapterLibrary:
         self,
         sources: Iterable[AdapterSource | str | Path | PeftAdapter],
         *,
+        replace: bool = False,
         progress: bool = True,
     ) -> AdapterInfos:
         """Adds many adapters in one change: all of them, or none.
@@ -235,6 +236,8 @@ class AdapterLibrary:
 
         Args:
             sources: anything `add` takes; `AdapterSource` to say more than the source.
+            replace: where a name is taken, the newcomer takes its place in the same change; it
+                joins last.
             progress: show a bar on standard error.
 
         Returns:
@@ -244,7 +247,13 @@ class AdapterLibrary:
             LagError: as `add`, for the first adapter that is not acceptable.
         """
         with self._changing():
-            batch = Batch(self._store.manifest, self._store.segments, self.snapshot(), self.dtype)
+            batch = Batch(
+                self._store.manifest,
+                self._store.segments,
+                self.snapshot(),
+                self.dtype,
+                replace=replace,
+            )
             for source in _tracked(sources, progress):
                 offer = source if isinstance(source, AdapterSource) else AdapterSource(source)
                 batch.refuse_taken(offer.resolved_name())

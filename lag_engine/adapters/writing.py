@@ -34,17 +34,31 @@ _ROWS_AT_ONCE = 64
 class Batch:
     """Adapters that join together: all, or none.
 
+    Args:
+        manifest: of the library.
+        folder: of its segments.
+        before: what is in it.
+        dtype: of stored factors.
+        replace: a newcomer takes the place of the live adapter of its name.
+
     Attributes:
         shapes: widths of every module that is in the library, newcomers included.
     """
 
     def __init__(
-        self, manifest: Manifest, folder: Path, before: LibrarySnapshot, dtype: torch.dtype
+        self,
+        manifest: Manifest,
+        folder: Path,
+        before: LibrarySnapshot,
+        dtype: torch.dtype,
+        *,
+        replace: bool = False,
     ) -> None:
         self._manifest = manifest
         self._folder = folder
         self._dtype = dtype
         self._before = before
+        self._replace = replace
         self._names: set[str] = set()
         self.shapes: dict[str, ModuleShape] = before.modules()
         self._pending: list[Newcomer] = []
@@ -52,9 +66,12 @@ class Batch:
         self._written: list[tuple[WrittenSegment, list[Newcomer], list[int]]] = []
 
     def refuse_taken(self, name: str) -> None:
-        """Raises DuplicateAdapterError if a live adapter or another newcomer has the name."""
+        """Raises DuplicateAdapterError if another newcomer or, unless it goes, one of the library
+        has the name.
+        """
         refuse_taken(name, self._names, where="in this batch")
-        refuse_taken(name, self._before, where="in the library")
+        if not self._replace:
+            refuse_taken(name, self._before, where="in the library")
 
     def add(self, newcomer: Newcomer) -> None:
         """Takes an adapter in; writes a segment once enough have gathered."""
@@ -73,6 +90,8 @@ class Batch:
             self._flush()
         names = []
         with self._manifest.change() as change:
+            for name in self._names.intersection(row.name for row in self._before.rows()):
+                change.mark_removed(self._before.row(name).id)
             for written, newcomers, positions in self._written:
                 segment = change.insert_segment(*written)
                 for newcomer, position in zip(newcomers, positions, strict=True):

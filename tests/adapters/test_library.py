@@ -95,6 +95,33 @@ def test_rows_follow_the_order_of_joining_whatever_is_compacted_removed_or_renam
     assert names == ["z", "adapter-3", "adapter-8", "adapter-2", "adapter-1"]
 
 
+def test_replacing_is_one_change_after_which_only_the_newcomer_has_the_name(
+    library, make_adapter, stacked_delta
+):
+    library.add_many([make_adapter(i) for i in (1, 2)], progress=False)
+    old, generation = library.info("adapter-1"), library.generation
+    newcomers = [AdapterSource(make_adapter(7, rank=5), "adapter-1"), make_adapter(3)]
+    new, _ = library.add_many(newcomers, replace=True, progress=False)
+    assert library.generation == generation + 1
+    assert new.id > old.id
+    assert [info.name for info in library.list()] == ["adapter-2", "adapter-1", "adapter-3"]
+    part = make_adapter(7, rank=5).modules[MODULE]
+    torch.testing.assert_close(
+        stacked_delta(library, MODULE, "task", "adapter-1"),
+        2.0 * part.lora_B.double() @ part.lora_A.double(),
+    )
+    library.compact()
+    assert library.info("adapter-1") == new
+
+
+def test_a_batch_that_replaces_still_refuses_one_name_twice(library, make_adapter):
+    library.add(make_adapter(1))
+    before = state(library)
+    with pytest.raises(DuplicateAdapterError, match="in this batch"):
+        library.add_many([make_adapter(1), make_adapter(1)], replace=True, progress=False)
+    assert state(library) == before
+
+
 def test_compacting_keeps_every_factor_and_frees_the_room(library, make_adapter, stacked_delta):
     for i in range(4):
         library.add(make_adapter(i, rank=i + 1), kind="task" if i % 2 else "knowledge")

@@ -16,7 +16,7 @@ import warnings
 import pytest
 import torch
 
-from lag_engine.adapters import AdapterLibrary
+from lag_engine.adapters import AdapterLibrary, AdapterSource
 
 MODULE = "model.layers.0.self_attn.q_proj"
 DISK = ("segments.py", "manifest.py", "writing.py", "library.py", "store.py", "lock.py")
@@ -27,6 +27,9 @@ def change_of(kind, library, make_adapter):
         library.add(make_adapter(7), name="new")
     elif kind == "add_many":
         library.add_many([make_adapter(i) for i in (8, 9)], progress=False)
+    elif kind == "replace":
+        newcomers = [AdapterSource(make_adapter(i), f"adapter-{i - 8}") for i in (9, 10, 11)]
+        library.add_many(newcomers, replace=True, progress=False)
     elif kind == "remove":
         library.remove("adapter-1")
     elif kind == "rename":
@@ -91,7 +94,7 @@ def outcome(path):
         return stack.names, reader.fingerprint, float(stack.B(torch.arange(len(stack))).sum())
 
 
-@pytest.mark.parametrize("kind", ["add", "add_many", "remove", "rename", "compact"])
+@pytest.mark.parametrize("kind", ["add", "add_many", "replace", "remove", "rename", "compact"])
 def test_a_kill_at_any_line_leaves_the_state_before_or_after(tmp_path, make_adapter, kind):
     def change(path):
         with AdapterLibrary.open(path) as library:
