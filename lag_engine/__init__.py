@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from lag_engine.adapters.info import AdapterInfo, AdapterSource
     from lag_engine.adapters.library import AdapterLibrary
     from lag_engine.adapters.peft_format import PeftAdapter, read_peft, write_peft
+    from lag_engine.aio import iterate
     from lag_engine.model.engine import LAGEngine
     from lag_engine.model.generation import Generation, StreamPiece, Usage
     from lag_engine.routing.plan import MODES, Plan
@@ -59,6 +60,7 @@ _HOMES = {
     "StreamPiece": "model.generation",
     "Usage": "model.generation",
     "audit": "adapters.audit",
+    "iterate": "aio",
     "read_peft": "adapters.peft_format",
     "write_peft": "adapters.peft_format",
 }
@@ -99,6 +101,7 @@ __all__ = [
     "UnsupportedAdapterError",
     "Usage",
     "audit",
+    "iterate",
     "read_peft",
     "write_peft",
 ]

@@ -16,13 +16,14 @@ ROOT = Path(lag_engine.__file__).parents[1]
 
 MAY_IMPORT = {
     "errors": set(),
+    "aio": set(),
     "routing": {"errors"},
     "adapters": {"errors"},
     "model": {"errors", "routing", "adapters", "tiny"},  # tiny: for the path behind "lag-tiny"
     "documents": {"errors", "routing", "adapters", "model"},
     "tiny": {"errors", "routing", "adapters", "model", "documents"},
     "evaluation": {"errors", "routing", "adapters", "model", "documents"},
-    "serving": {"errors", "routing", "adapters", "model", "documents"},
+    "serving": {"errors", "aio", "routing", "adapters", "model", "documents"},
     "cli": {"errors", "routing", "adapters", "model", "documents", "evaluation", "serving", "tiny"},
 }
 """Room of `lag_engine`: the rooms it may import from."""
