@@ -66,9 +66,7 @@ class Batch:
         self._written: list[tuple[WrittenSegment, list[Newcomer], list[int]]] = []
 
     def refuse_taken(self, name: str) -> None:
-        """Raises DuplicateAdapterError if another newcomer or, unless it goes, one of the library
-        has the name.
-        """
+        """Raises DuplicateAdapterError if a newcomer or a live adapter that stays has the name."""
         refuse_taken(name, self._names, where="in this batch")
         if not self._replace:
             refuse_taken(name, self._before, where="in the library")
