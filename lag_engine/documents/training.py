@@ -12,21 +12,20 @@ attract its tokens. Nothing like it is in the LAG paper; leave ``silence`` at 0 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lag_engine.adapters import LoraModule
-from lag_engine.errors import AdapterError, AdapterMismatchError
+from lag_engine.documents.stacked_lora import StackedLora, stacked
+from lag_engine.documents.training_options import Precision, TrainingOptions
+from lag_engine.errors import AdapterError
 
-Precision = Literal["bf16", "fp32"]
+__all__ = ["StackedBatch", "StackedLora", "StepLosses", "TrainingOptions", "train_stacked"]
 
 
 class StackedBatch(NamedTuple):
@@ -43,82 +42,18 @@ class StackedBatch(NamedTuple):
     silent: Tensor
 
 
-@dataclass(frozen=True)
-class TrainingOptions:
-    """How stacked adapters are trained.
+class StepLosses(NamedTuple):
+    """Each adapter's losses of one step.
 
     Attributes:
-        rank: R.
-        alpha: ``scaling = alpha / rank``.
-        learning_rate: AdamW's peak rate; linear warm-up over a tenth, then linear descent to zero.
-        lora_a_decay: Weight decay on lora_A, which removes what is left of its random start.
-        init_scale: lora_A's start as a multiple of PEFT's (uniform in ±1/sqrt(D_in)).
-        silence: Weight of the silence penalty; 0 trains as PEFT does.
-        clip: Largest gradient norm per adapter.
-        seed: Adapter ``g`` starts from seed ``seed + g``: a shared start would make the
-            ``projection`` score tie between adapters.
-        precision: Of the forward pass: bfloat16 by autocast, or the model's own dtype, which must
-            be float32 then. The adapters and the optimiser are float32 in both.
+        tokens: On the tokens (G,).
+        silence: The silence penalty (G,).
+        is_running: False where the adapter was stopped before this step (G,).
     """
-
-    rank: int
-    alpha: float
-    learning_rate: float = 3e-3
-    lora_a_decay: float = 0.0
-    init_scale: float = 1.0
-    silence: float = 0.0
-    clip: float = 1.0
-    seed: int = 0
-    precision: Precision = "bf16"
-
-    @property
-    def scaling(self) -> float:
-        """The factor of every update, as in PEFT."""
-        return self.alpha / self.rank
-
-
-class StepLosses(NamedTuple):
-    """Each adapter's losses of one step: on tokens (G,) and the silence penalty (G,)."""
 
     tokens: Tensor
     silence: Tensor
-
-
-class StackedLora(nn.Module):
-    """A linear layer plus G low-rank updates, row group ``g`` of the input using update ``g``."""
-
-    def __init__(self, base: nn.Linear, count: int, options: TrainingOptions) -> None:
-        super().__init__()
-        self.base = base
-        self.scaling = options.scaling
-        bound = options.init_scale / math.sqrt(base.in_features)
-        starts = [
-            torch.empty(options.rank, base.in_features).uniform_(
-                -bound, bound, generator=torch.Generator().manual_seed(options.seed + g)
-            )
-            for g in range(count)
-        ]
-        device = base.weight.device
-        self.lora_A = nn.Parameter(torch.stack(starts).to(device))  # (G, R, D_in)
-        self.lora_B = nn.Parameter(
-            torch.zeros(count, base.out_features, options.rank, device=device)
-        )  # (G, D_out, R)
-        self.silent: Tensor | None = None  # (G, B * T), set for one step
-        self.penalty: Tensor | None = None  # (G,)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Base output plus updates; x is (G * B, T, D_in)."""
-        out: Tensor = self.base(x)
-        count = self.lora_A.shape[0]
-        grouped = x.reshape(count, -1, x.shape[-1])  # (G, B * T, D_in)
-        update = grouped @ self.lora_A.transpose(1, 2) @ self.lora_B.transpose(1, 2)
-        update = self.scaling * update  # (G, B * T, D_out)
-        if self.silent is not None:
-            size = update.float().square().sum(-1)  # (G, B * T)
-            base_size = out.detach().float().square().sum(-1).reshape(count, -1)
-            silent_size = (base_size * self.silent).sum(-1)  # (G,)
-            self.penalty = (size * self.silent).sum(-1) / silent_size.clamp(min=1e-6)
-        return out + update.reshape(out.shape)
+    is_running: Tensor
 
 
 def train_stacked(
@@ -129,6 +64,7 @@ def train_stacked(
     steps: int,
     targets: Sequence[str],
     options: TrainingOptions,
+    seeds: Sequence[int] | None = None,
     on_step: Callable[[int, StepLosses], None] | None = None,
 ) -> list[dict[str, LoraModule]]:
     """Trains ``count`` adapters on ``steps`` batches and leaves the model as it was.
@@ -137,9 +73,10 @@ def train_stacked(
         model: A causal LM; frozen meanwhile.
         batches: At least ``steps`` batches of ``count`` adapters each.
         count: G, the number of adapters.
-        steps: Optimiser steps.
+        steps: Optimiser steps; fewer are made once every adapter has reached ``stop_loss``.
         targets: Full dotted paths of the ``nn.Linear`` modules to adapt.
         options: Rank, rates and penalties.
+        seeds: Of each adapter's start, G of them; None: as the options say.
         on_step: Called after every step with its number and losses.
 
     Returns:
@@ -150,38 +87,77 @@ def train_stacked(
             embeddings (which see the kept tokens only), or of another dtype than ``precision``.
         AdapterError: There are fewer than ``steps`` batches, or one is not ``count`` adapters'.
     """
-    with _stacked(model, targets, count, options) as layers:
-        optimizer = torch.optim.AdamW(
-            [
-                {
-                    "params": [m.lora_A for m in layers.values()],
-                    "weight_decay": options.lora_a_decay,
-                },
-                {"params": [m.lora_B for m in layers.values()], "weight_decay": 0.0},
-            ],
-            lr=options.learning_rate,
-        )
+    with (
+        torch.inference_mode(mode=False),
+        torch.enable_grad(),
+        stacked(model, targets, count, options, seeds) as layers,
+    ):
+        optimizer = _optimizer(layers.values(), options)
+        finished = _Finished(layers, count, options)
         for step, batch in enumerate(_checked(batches, count, steps)):
             for group in optimizer.param_groups:
-                group["lr"] = options.learning_rate * _schedule(step, steps)
-            losses = _losses(model, list(layers.values()), batch, options.precision)
-            (losses.tokens + options.silence * losses.silence).sum().backward()
-            _clip_each(list(layers.values()), options.clip)
+                group["lr"] = options.rate(step, steps)
+            tokens, silence = _losses(model, list(layers.values()), batch, options.precision)
+            (tokens + options.silence * silence).sum().backward()
+            if options.clip is not None:
+                _clip_each(list(layers.values()), options.clip)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+            losses = StepLosses(tokens.detach(), silence.detach(), finished.is_running.clone())
             if on_step is not None:
-                on_step(step, StepLosses(losses.tokens.detach(), losses.silence.detach()))
-        return [
-            {
-                name: LoraModule(
-                    layer.lora_A.detach()[g].clone(),
-                    layer.lora_B.detach()[g].clone(),
-                    layer.scaling,
-                )
-                for name, layer in layers.items()
-            }
-            for g in range(count)
-        ]
+                on_step(step, losses)
+            if finished.look(step, losses.tokens):
+                break
+        return [finished.adapters.get(g) or _adapter(layers, g) for g in range(count)]
+
+
+def _adapter(layers: Mapping[str, StackedLora], g: int) -> dict[str, LoraModule]:
+    return {name: layer.adapter(g) for name, layer in layers.items()}
+
+
+def _optimizer(layers: Iterable[StackedLora], options: TrainingOptions) -> torch.optim.Optimizer:
+    """An elementwise optimiser over the factors that are trained."""
+    layers = list(layers)
+    decays = {"lora_A": options.lora_a_decay, "lora_B": options.lora_b_decay}
+    groups = [
+        {"params": [getattr(layer, factor) for layer in layers], "weight_decay": decay}
+        for factor, decay in decays.items()
+        if factor == "lora_B" or not options.shared_lora_A
+    ]
+    if options.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=options.learning_rate)
+    return torch.optim.AdamW(groups, lr=options.learning_rate)
+
+
+class _Finished:
+    """The adapters that have reached the stop loss, as they were then.
+
+    Later steps still move their rows of the stack, which nobody reads any more: so an adapter is
+    the same whether the others stop with it or not.
+    """
+
+    def __init__(
+        self, layers: Mapping[str, StackedLora], count: int, options: TrainingOptions
+    ) -> None:
+        self.adapters: dict[int, dict[str, LoraModule]] = {}
+        self.is_running = torch.ones(count, dtype=torch.bool)
+        self._layers = layers
+        self._options = options
+        self._window: list[Tensor] = []
+
+    def look(self, step: int, losses: Tensor) -> bool:
+        """Keeps the adapters that have reached the loss (G,); returns whether all have."""
+        if self._options.stop_loss is None:
+            return False
+        self._window.append(losses)
+        if (step + 1) % self._options.stop_window:
+            return False
+        means = torch.stack(self._window).mean(0).cpu()
+        self._window.clear()
+        for g in (self.is_running & (means <= self._options.stop_loss)).nonzero().flatten():
+            self.adapters[int(g)] = _adapter(self._layers, int(g))
+            self.is_running[g] = False
+        return not self.is_running.any()
 
 
 def _checked(batches: Iterable[StackedBatch], count: int, steps: int) -> Iterator[StackedBatch]:
@@ -206,15 +182,18 @@ def _checked(batches: Iterable[StackedBatch], count: int, steps: int) -> Iterato
 
 def _losses(
     model: nn.Module, layers: list[StackedLora], batch: StackedBatch, precision: Precision
-) -> StepLosses:
+) -> tuple[Tensor, Tensor]:
     """Per adapter: weighted mean cross entropy, and the mean silence penalty over modules."""
+    device = layers[0].lora_B.device
+    batch = StackedBatch(*(part.to(device) for part in batch))
     count, rows, length = batch.ids.shape
     ids = batch.ids.reshape(count * rows, length)
     penalised = bool(batch.silent.any())
     for layer in layers:
         layer.silent = batch.silent[:, :, :-1].reshape(count, -1).float() if penalised else None
     with torch.autocast(ids.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-        hidden = model.get_decoder()(input_ids=ids[:, :-1]).last_hidden_state  # type: ignore[operator]
+        decoder = model.get_decoder()  # type: ignore[operator]
+        hidden = decoder(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
         weights = batch.weights.reshape(count * rows, length)[:, 1:]
         kept = weights > 0  # (G * B, T - 1)
         logits = model.get_output_embeddings()(hidden[kept])  # type: ignore[operator]
@@ -224,9 +203,9 @@ def _losses(
     totals = losses.new_zeros(count).index_add(0, owner, losses * weights[kept])
     tokens = totals / batch.weights[:, :, 1:].sum((1, 2)).clamp(min=1e-6)
     if not penalised:
-        return StepLosses(tokens, torch.zeros_like(tokens))
+        return tokens, torch.zeros_like(tokens)
     silence = torch.stack([layer.penalty for layer in layers if layer.penalty is not None]).mean(0)
-    return StepLosses(tokens, silence)
+    return tokens, silence
 
 
 def _clip_each(layers: list[StackedLora], limit: float) -> None:
@@ -237,61 +216,3 @@ def _clip_each(layers: list[StackedLora], limit: float) -> None:
     scale = (limit / norms.clamp(min=1e-12)).clamp(max=1.0)
     for gradient in present:
         gradient.mul_(scale.reshape(-1, 1, 1))
-
-
-def _schedule(step: int, steps: int) -> float:
-    warmup = max(1, steps // 10)
-    return min((step + 1) / warmup, (steps - step) / max(1, steps - warmup), 1.0)
-
-
-@contextmanager
-def _stacked(
-    model: nn.Module, targets: Sequence[str], count: int, options: TrainingOptions
-) -> Iterator[dict[str, StackedLora]]:
-    """Puts stacked layers in place of the targets and takes them out again."""
-    trainable = {p for p in model.parameters() if p.requires_grad}
-    layers: dict[str, StackedLora] = {}
-    if not targets:
-        raise AdapterMismatchError(
-            "Expected at least one target", "found none", "name the modules to adapt"
-        )
-    try:
-        model.requires_grad_(False)
-        for name in targets:
-            layers[name] = StackedLora(_target(model, name, options.precision), count, options)
-            model.set_submodule(name, layers[name])
-        yield layers
-    finally:
-        for name, layer in layers.items():
-            model.set_submodule(name, layer.base)
-        for parameter in trainable:
-            parameter.requires_grad_(True)
-
-
-def _target(model: nn.Module, name: str, precision: Precision) -> nn.Linear:
-    """The linear module of that name, if its input is every token of the batch."""
-    module = dict(model.named_modules(remove_duplicate=False)).get(name)
-    fault = _fault(model, module, precision)
-    if fault:
-        raise AdapterMismatchError(
-            f"Expected the target {name!r} to be an nn.Linear inside {type(model).__name__}",
-            f"found {fault}",
-            "name full dotted paths, as in model.named_modules(), each once",
-        )
-    assert isinstance(module, nn.Linear)
-    return module
-
-
-def _fault(model: nn.Module, module: nn.Module | None, precision: Precision) -> str:
-    """Why the module cannot be a target; empty if it can."""
-    if module is None:
-        return "no such module"
-    if isinstance(module, StackedLora):
-        return "the target named twice"
-    if not isinstance(module, nn.Linear):
-        return f"a {type(module).__name__}"
-    if module is model.get_output_embeddings():  # type: ignore[operator]
-        return "the output embeddings"
-    if precision == "fp32" and module.weight.dtype != torch.float32:
-        return f"weights in {module.weight.dtype}, which precision 'fp32' does not take"
-    return ""
