@@ -11,18 +11,20 @@ import torch
 from torch import Tensor
 from transformers import (
     GenerationConfig,
+    LogitsProcessor,
     LogitsProcessorList,
     PreTrainedModel,
     StoppingCriteria,
     StoppingCriteriaList,
 )
 
-from lag_engine.model.sampling import RowSampler, Sampling
+from lag_engine.model.sampling import Sampling, TokenChooser
 from lag_engine.model.text import StopStrings, TextDecoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from lag_engine.model.guided import CompiledGuide
     from lag_engine.routing.plan import Plan
     from lag_engine.routing.recorder import Recorder
     from lag_engine.routing.trace import RoutingTrace
@@ -83,23 +85,30 @@ class StreamPiece:
 
 @dataclass(frozen=True)
 class Request:
-    """A checked row of a batch: its prompt's ids, plan and sampling settings."""
+    """A checked row of a batch: its prompt's ids, plan, sampling settings and guide."""
 
     prompt_ids: tuple[int, ...]
     plan: Plan
     sampling: Sampling
     end_ids: frozenset[int]
     max_new_tokens: int
+    guide: CompiledGuide | None = None
 
 
 class Row:
-    """One answer while it is written."""
+    """One answer while it is written: what turns its logits into a token, and tokens into text.
+
+    At each step, whoever drives the model takes the largest of `chooser.scores(logits, token_ids)`
+    (of the logits themselves if `chooser.is_plain`) and gives it to `feed`, until there is a
+    `finish_reason`.
+    """
 
     def __init__(self, request: Request, tokenizer: PreTrainedTokenizerBase) -> None:
         self.request = request
         self.token_ids: list[int] = []
         self.finish_reason: FinishReason | None = None
         self.pieces: list[str] = []
+        self.chooser = TokenChooser(request)
         self._decoder = TextDecoder(tokenizer)
         self._stops = StopStrings(request.sampling.stop)
 
@@ -111,9 +120,10 @@ class Row:
     def feed(self, token_id: int) -> str:
         """Takes the row's next token and returns the text that became certain."""
         self.token_ids.append(token_id)
+        self.chooser.accept(token_id)
         is_end = token_id in self.request.end_ids
         text = "" if is_end else self._stops.feed(self._decoder.feed(token_id))
-        if self._stops.is_found or is_end:
+        if self._stops.is_found or is_end or self.chooser.is_finished:
             self.finish_reason = "stop"
         elif len(self.token_ids) >= self.request.max_new_tokens:
             self.finish_reason = "length"
@@ -167,6 +177,25 @@ class PieceCutter:
         """The piece that is left when the answer is whole."""
         text = generation.text[self._n_characters :]
         return StreamPiece(text, generation.token_ids[self._n_tokens :], generation)
+
+
+class RowScores(LogitsProcessor):
+    """Lets each row turn its logits into the scores of its next token."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.rows = rows
+        self.is_plain = all(row.chooser.is_plain for row in rows)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Scores to take the argmax of; (B, V)."""
+        if self.is_plain:
+            return scores
+        # A finished row's token is thrown away.
+        rows = [
+            of_row if row.finish_reason else row.chooser.scores(of_row, row.token_ids)
+            for row, of_row in zip(self.rows, scores, strict=True)
+        ]
+        return torch.stack(rows)  # (B, V)
 
 
 class RowsFinished(StoppingCriteria):
@@ -223,7 +252,6 @@ def decode(
     """
     requests = [row.request for row in rows]
     ids, mask = pad_left([r.prompt_ids for r in requests], pad_id=pad_id, device=model.device)
-    sampler = RowSampler([r.sampling for r in requests], [r.prompt_ids for r in requests])
     finished = RowsFinished(rows, on_text=on_text, is_cancelled=is_cancelled, recorder=recorder)
     if recorder is not None:
         recorder.expect(mask)
@@ -237,7 +265,7 @@ def decode(
                 pad_token_id=pad_id,
                 use_cache=True,
             ),
-            logits_processor=LogitsProcessorList([sampler]),
+            logits_processor=LogitsProcessorList([RowScores(rows)]),
             stopping_criteria=StoppingCriteriaList([finished]),
         )
 

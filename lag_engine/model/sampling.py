@@ -6,12 +6,15 @@ import math
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor
 
 from lag_engine.errors import GenerationError
+
+if TYPE_CHECKING:
+    from lag_engine.model.generation import Request
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,48 +124,65 @@ def _outside_nucleus(scores: Tensor, top_p: float) -> Tensor:
     return torch.zeros_like(dropped).scatter(0, order, dropped)
 
 
-class RowSampler(LogitsProcessor):
-    """Turns a batch's logits into scores whose argmax is each row's next token.
+class TokenChooser:
+    """Turns one row's logits into scores whose argmax is its next token.
 
-    Adding Gumbel noise to log-probabilities and taking the largest draws exactly from the softmax
-    (the Gumbel-max trick). The noise comes from the row's own generator, on the CPU, so that a
-    row's tokens depend neither on its batch mates nor on the device.
+    In this order: the repetition penalty, the guide's mask, then, unless the row is greedy, the
+    warp and Gumbel noise. Adding Gumbel noise to log-probabilities and taking the largest draws
+    exactly from the softmax (the Gumbel-max trick). The noise comes from the row's own generator,
+    on the CPU, so that a row's tokens depend neither on its batch mates nor on the device.
 
     Args:
-        samplings: one per row.
-        prompts: each row's own token ids, without padding.
+        request: the row's prompt, settings and guide.
     """
 
-    def __init__(self, samplings: Sequence[Sampling], prompts: Sequence[Sequence[int]]) -> None:
-        self.samplings = tuple(samplings)
-        self.prompts = tuple(torch.tensor(list(prompt), dtype=torch.long) for prompt in prompts)
-        self.generators = tuple(_generator(sampling) for sampling in samplings)
-        self.width: int | None = None
+    def __init__(self, request: Request) -> None:
+        self.sampling = request.sampling
+        self._prompt_ids = request.prompt_ids
+        self._matcher = None if request.guide is None else request.guide.matcher()
+        self._generator = None if self.sampling.is_greedy else _generator(self.sampling)
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Scores to take the argmax of; (B, V). `input_ids` holds the padded prompts first."""
-        if self.width is None:
-            self.width = input_ids.shape[1]
-        if all(s.is_greedy and s.repetition_penalty == 1.0 for s in self.samplings):
+    @property
+    def is_plain(self) -> bool:
+        """Whether the largest logit is always taken, so that `scores` would change nothing."""
+        sampling = self.sampling
+        return sampling.is_greedy and sampling.repetition_penalty == 1.0 and self._matcher is None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the guide lets nothing follow but the end."""
+        return self._matcher is not None and self._matcher.is_finished
+
+    def scores(self, scores: Tensor, generated: Sequence[int]) -> Tensor:
+        """The scores to take the argmax of.
+
+        Args:
+            scores: the row's logits at its last position; (V,); float32; left unchanged.
+            generated: the row's tokens after its prompt.
+
+        Returns:
+            (V,); -inf where a token is excluded.
+        """
+        if self.sampling.repetition_penalty != 1.0:
+            seen = torch.tensor([*self._prompt_ids, *generated], device=scores.device)
+            scores = _penalise(scores, seen, self.sampling.repetition_penalty)
+        if self._matcher is not None:
+            scores = scores.masked_fill(
+                ~self._matcher.mask(scores.shape[-1]).to(scores.device), -math.inf
+            )
+        if self._generator is None:
             return scores
-        rows = [
-            self._row(row, generated, scores[row])
-            for row, generated in enumerate(input_ids[:, self.width :])
-        ]
-        return torch.stack(rows)  # (B, V)
+        return warp(scores, self.sampling) + _gumbel(scores, self._generator)
 
-    def _row(self, row: int, generated: Tensor, scores: Tensor) -> Tensor:
-        sampling = self.samplings[row]
-        if sampling.repetition_penalty != 1.0:
-            seen = torch.cat([self.prompts[row].to(scores.device), generated])
-            scores = _penalise(scores, seen, sampling.repetition_penalty)
-        if sampling.is_greedy:
-            return scores
-        return warp(scores, sampling) + self._gumbel(row, scores)
+    def accept(self, token_id: int) -> None:
+        """Takes the token that was chosen, by these scores or from elsewhere."""
+        if self._matcher is not None:
+            self._matcher.accept(token_id)
 
-    def _gumbel(self, row: int, like: Tensor) -> Tensor:
-        exponential = torch.empty(like.shape[-1]).exponential_(generator=self.generators[row])
-        return -exponential.clamp_min(1e-38).log().to(like.device)  # (V,)
+
+def _gumbel(like: Tensor, generator: torch.Generator) -> Tensor:
+    exponential = torch.empty(like.shape[-1]).exponential_(generator=generator)
+    return -exponential.clamp_min(1e-38).log().to(like.device)  # (V,)
 
 
 def _penalise(scores: Tensor, seen: Tensor, penalty: float) -> Tensor:

@@ -9,7 +9,9 @@ import torch
 from transformers import RepetitionPenaltyLogitsProcessor, TopKLogitsWarper, TopPLogitsWarper
 
 from lag_engine.errors import GenerationError
-from lag_engine.model.sampling import RowSampler, Sampling, warp
+from lag_engine.model.generation import Request
+from lag_engine.model.sampling import Sampling, TokenChooser, warp
+from lag_engine.routing.plan import Plan
 
 
 @pytest.mark.parametrize(
@@ -64,10 +66,14 @@ def test_a_very_small_temperature_is_the_likeliest_token():
     assert ours.softmax(-1).tolist() == [1.0, 0.0, 0.0]
 
 
+def chooser(sampling, prompt_ids=(0,)):
+    plan = Plan.from_mode("base")
+    return TokenChooser(Request(tuple(prompt_ids), plan, sampling, frozenset(), 10))
+
+
 def draws(scores, sampling, n):
-    sampler = RowSampler([sampling], [[0]])
-    ids = torch.zeros(1, 1, dtype=torch.long)
-    return torch.stack([sampler(ids, scores[None]).argmax() for _ in range(n)])
+    row = chooser(sampling)
+    return torch.stack([row.scores(scores, []).argmax() for _ in range(n)])
 
 
 @pytest.mark.parametrize(
@@ -99,22 +105,27 @@ def test_the_same_seed_draws_the_same_tokens_and_another_seed_others():
 def test_a_rows_draws_do_not_depend_on_its_batch_mates():
     samplings = [Sampling(temperature=1.0, seed=3), Sampling(), Sampling(temperature=0.3, seed=4)]
     scores = torch.randn(3, 30, generator=torch.Generator().manual_seed(1))
-    batch = RowSampler(samplings, [[1], [2], [3]])
-    ids = torch.zeros(3, 4, dtype=torch.long)
-    together = torch.stack([batch(ids, scores).argmax(-1) for _ in range(10)])
-    for row in range(3):
-        alone = draws(scores[row], samplings[row], 10)
-        assert torch.equal(together[:, row], alone)
+    rows = [chooser(sampling) for sampling in samplings]
+    together = [
+        [int(row.scores(scores[i], []).argmax()) for i, row in enumerate(rows)] for _ in range(10)
+    ]
+    for i, sampling in enumerate(samplings):
+        assert [step[i] for step in together] == draws(scores[i], sampling, 10).tolist()
 
 
-def test_the_repetition_penalty_is_transformers_own_and_blind_to_padding():
-    scores = torch.randn(2, 12, generator=torch.Generator().manual_seed(2))
-    sampler = RowSampler(
-        [Sampling(repetition_penalty=1.7), Sampling(repetition_penalty=1.2)], [[5, 6], [7, 8, 9]]
-    )
-    sampler(torch.tensor([[0, 5, 6], [7, 8, 9]]), scores)
-    ours = sampler(torch.tensor([[0, 5, 6, 3], [7, 8, 9, 7]]), scores)
-    for row, (seen, penalty) in enumerate([([5, 6, 3], 1.7), ([7, 8, 9, 7], 1.2)]):
+def test_only_a_greedy_row_without_a_penalty_is_plain():
+    assert chooser(Sampling()).is_plain
+    assert chooser(Sampling(top_k=3)).is_plain
+    assert not chooser(Sampling(temperature=0.1)).is_plain
+    assert not chooser(Sampling(repetition_penalty=1.1)).is_plain
+
+
+def test_the_repetition_penalty_is_transformers_own():
+    scores = torch.randn(12, generator=torch.Generator().manual_seed(2))
+    before = scores.clone()
+    for prompt, generated, penalty in [([5, 6], [3], 1.7), ([7, 8, 9], [7], 1.2), ([7], [], 0.5)]:
+        ours = chooser(Sampling(repetition_penalty=penalty), prompt).scores(scores, generated)
         penalise = RepetitionPenaltyLogitsProcessor(penalty)
-        theirs = penalise(torch.tensor([seen]), scores[[row]].clone())
-        torch.testing.assert_close(ours[row], theirs[0])
+        theirs = penalise(torch.tensor([[*prompt, *generated]]), scores[None].clone())
+        torch.testing.assert_close(ours, theirs[0])
+    assert torch.equal(scores, before)
