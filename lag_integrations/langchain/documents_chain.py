@@ -12,10 +12,10 @@ from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, R
 from langchain_core.runnables.base import RunnableBindingBase
 
 from lag_engine import PlanError
+from lag_integrations.adapter_index import usable_adapter
 from lag_integrations.document_use import Source, decide
 from lag_integrations.langchain.chat_model import LAGChatModel
 from lag_integrations.langchain.config import configured
-from lag_integrations.langchain.retriever import usable_adapter
 
 DOCUMENT_PROMPT = PromptTemplate.from_template("{page_content}")
 
@@ -64,7 +64,7 @@ def create_parametric_documents_chain(
 
     def answer(inputs: dict[str, Any], config: RunnableConfig) -> Runnable[Any, Any]:
         found: Sequence[Document] = inputs[document_variable_name]
-        sources = [Source(_label(d, i), usable_adapter(d)) for i, d in enumerate(found)]
+        sources = [Source(_label(d, i), usable_adapter(d.metadata)) for i, d in enumerate(found)]
         use = decide(sources, documents=documents, **{**settings, **configured(config)})
         text = format_documents([found[i] for i in use.as_text])
         fill = RunnablePassthrough.assign(**{document_variable_name: lambda _: text})

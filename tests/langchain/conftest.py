@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pytest
@@ -28,6 +29,7 @@ class ScriptedInfo(NamedTuple):
     name: str
     sha256: str = "hash"
     document_id: str | None = None
+    metadata: Any = MappingProxyType({})
 
 
 class ScriptedLibrary:

@@ -28,7 +28,7 @@ def test_indexing_again_changes_nothing(open_store):
 
 
 def test_indexing_again_leaves_no_old_metadata(open_store):
-    index_documents(open_store(), [Document("t", id="1", metadata={"adapter_sha256": "old"})])
+    index_documents(open_store(), [Document("t", id="1", metadata={"adapter_rev": "old"})])
     index_documents(open_store(), [Document("t", id="1", metadata={"title": "new"})])
     assert open_store().get_by_ids(["1"])[0].metadata == {"title": "new"}
 

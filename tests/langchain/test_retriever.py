@@ -42,11 +42,11 @@ def test_adapters_come_from_the_metadata_or_from_the_librarys_documents(store, s
     library = scripted_library(("one", "h1", "d1"), ("two", "h2", "d2"))
     found = ParametricRetriever(source=store, library=library).invoke("x")
     assert statuses(found) == {
-        "1": ("one", "ready"),
-        "2": ("two", "ready"),
+        "1": ("one", "current"),
+        "2": ("two", "current"),
         "3": (None, "none"),
     }
-    assert {d.metadata.get("adapter_sha256") for d in found} == {"h1", "h2", None}
+    assert {d.metadata.get("adapter_rev") for d in found} == {"h1", "h2", None}
 
 
 def test_an_adapter_that_left_the_library_is_missing(store, scripted_library):
@@ -56,7 +56,7 @@ def test_an_adapter_that_left_the_library_is_missing(store, scripted_library):
 
 
 def test_an_adapter_that_was_retrained_after_indexing_is_stale(scripted_library):
-    metadata = {"adapter_id": "one", "adapter_sha256": "old"}
+    metadata = {"adapter_id": "one", "adapter_rev": "old"}
     store = make_store(Document("one", id="1", metadata=metadata))
     library = scripted_library(("one", "new", "d1"))
     assert statuses(ParametricRetriever(source=store, library=library).invoke("x")) == {
@@ -70,7 +70,7 @@ def test_a_change_of_the_library_is_seen(store, scripted_library):
     assert statuses(retriever.invoke("x"))["1"] == (None, "none")
     library.infos.extend(scripted_library(("one", "h1", "d1")).infos)
     library.generation += 1
-    assert statuses(retriever.invoke("x"))["1"] == ("one", "ready")
+    assert statuses(retriever.invoke("x"))["1"] == ("one", "current")
 
 
 def test_the_stores_documents_are_not_changed(store):

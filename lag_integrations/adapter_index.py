@@ -1,0 +1,95 @@
+"""Which adapter a retrieved document has, and whether it was trained on that very document."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from lag_engine import AdapterInfo, AdapterLibrary
+
+AdapterStatus = Literal["current", "unchecked", "none", "missing", "stale"]
+"""Of a retrieved document's adapter: in the library as it was indexed; no library to ask; the
+document has none; named by the document but not in the library; in the library, but not the one
+that was indexed."""
+
+USABLE = ("current", "unchecked")
+
+
+class Finding(NamedTuple):
+    """A document's adapter.
+
+    Attributes:
+        status: whether it can be used, and if not, why.
+        name: of the adapter; None if there is none.
+        rev: the library's revision, or if it lacks the adapter, the document's; None if unknown.
+    """
+
+    status: AdapterStatus
+    name: str | None
+    rev: str | None
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What of this stands in a document's metadata: flat strings."""
+        known = {"adapter_id": self.name, "adapter_rev": self.rev, "adapter_status": self.status}
+        return {key: value for key, value in known.items() if value is not None}
+
+
+class AdapterIndex:
+    """A library's adapters by name and by document; follows the library's changes.
+
+    Args:
+        library: an open `AdapterLibrary`; None trusts what the documents say.
+    """
+
+    def __init__(self, library: AdapterLibrary | None) -> None:
+        self.library = library
+        self._generation: int | None = None
+        self._by_name: dict[str, AdapterInfo] = {}
+        self._by_document: dict[str, AdapterInfo] = {}
+
+    def find(self, metadata: Mapping[str, Any], document_id: str | None = None) -> Finding:
+        """The adapter of the document with this metadata.
+
+        Its name is the metadata's `adapter_id` or, without one, that of the adapter which the
+        library has for the document. It is stale if the metadata's `adapter_rev` is another than
+        the library's; a document without `adapter_rev` takes the adapter as it is.
+
+        Args:
+            metadata: the document's.
+            document_id: as the library knows it.
+        """
+        name, rev = _text(metadata.get("adapter_id")), _text(metadata.get("adapter_rev"))
+        if self.library is None:
+            return Finding("unchecked" if name else "none", name, rev)
+        self._follow()
+        info = self._by_name.get(name) if name else self._by_document.get(document_id or "")
+        if info is None:
+            return Finding("missing" if name else "none", name, rev)
+        now = revision_of(info)
+        return Finding("current" if rev in (None, now) else "stale", info.name, now)
+
+    def _follow(self) -> None:
+        assert self.library is not None
+        generation = self.library.generation
+        if generation != self._generation:
+            infos = self.library.list()
+            self._by_name = {info.name: info for info in infos}
+            self._by_document = {info.document_id: info for info in infos if info.document_id}
+            self._generation = generation
+
+
+def revision_of(info: AdapterInfo) -> str:
+    """What an adapter was made from, if its maker noted that, else what it is."""
+    return str(info.metadata.get("revision") or info.sha256)
+
+
+def usable_adapter(metadata: Mapping[str, Any]) -> str | None:
+    """The adapter's name, if the metadata says that it may be applied."""
+    status = metadata.get("adapter_status", "unchecked")
+    return _text(metadata.get("adapter_id")) if status in USABLE else None
+
+
+def _text(value: Any) -> str | None:
+    return str(value) if value else None
