@@ -1,0 +1,95 @@
+"""Errors as OpenAI's clients read them: `{"error": {"message", "type", "param", "code"}}`."""
+
+from __future__ import annotations
+
+import logging
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from lag_engine.errors import (
+    AdapterNotFoundError,
+    GenerationError,
+    LagError,
+    PlanError,
+    PromptTooLongError,
+)
+from lag_engine.serving.names import UnknownModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from fastapi import FastAPI, Request
+
+logger = logging.getLogger(__name__)
+
+_KINDS: tuple[tuple[type[LagError], int, str | None], ...] = (
+    (UnknownModelError, HTTPStatus.NOT_FOUND, "model_not_found"),
+    (AdapterNotFoundError, HTTPStatus.NOT_FOUND, "model_not_found"),
+    (PromptTooLongError, HTTPStatus.BAD_REQUEST, "context_length_exceeded"),
+    (PlanError, HTTPStatus.BAD_REQUEST, "invalid_plan"),
+    (GenerationError, HTTPStatus.BAD_REQUEST, None),
+)
+"""The first that fits decides; any other LagError is the server's own trouble."""
+
+
+def status_of(error: BaseException) -> int:
+    """The HTTP status that tells this error."""
+    return next((int(s) for kind, s, _ in _KINDS if isinstance(error, kind)), 500)
+
+
+def body_of(error: BaseException) -> dict[str, Any]:
+    """The error as JSON; what went wrong inside the server is told to its log only."""
+    code = next((code for kind, _, code in _KINDS if isinstance(error, kind)), None)
+    if isinstance(error, LagError):
+        return _body(str(error), status_of(error), code=code)
+    return _body("The server failed; its log tells why.", 500)
+
+
+def install_handlers(app: FastAPI) -> None:
+    """Makes every failure of the app an error in OpenAI's form."""
+    app.add_exception_handler(LagError, _on_error)
+    app.add_exception_handler(Exception, _on_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http)
+
+
+def report(error: BaseException) -> None:
+    """Logs what only the server's owner can mend."""
+    if status_of(error) >= 500:
+        logger.error("A request failed", exc_info=error)
+
+
+async def _on_error(request: Request, error: Exception) -> JSONResponse:
+    report(error)
+    return JSONResponse(body_of(error), status_of(error))
+
+
+async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first: Mapping[str, Any] = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"] if part != "body")
+    told = LagError(
+        f"Expected a valid request{f', but `{field}` is not' if field else ''}",
+        f"found: {first['msg']}",
+        "correct it; GET /openapi.json lists every field",
+    )
+    return JSONResponse(_body(str(told), 400, param=field or None), 400)
+
+
+async def _on_http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    told = (
+        f"{error.detail}: {request.method} {request.url.path}. GET /openapi.json lists every path."
+    )
+    return JSONResponse(_body(told, error.status_code), error.status_code, error.headers)
+
+
+def _body(
+    message: str, status: int, *, param: str | None = None, code: str | None = None
+) -> dict[str, Any]:
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
