@@ -14,6 +14,7 @@ from lag_engine.errors import (
     AdapterMismatchError,
     AdapterNotFoundError,
     DeadAdapterWarning,
+    DocumentError,
     DuplicateAdapterError,
     GenerationError,
     LagError,
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from lag_engine.adapters.library import AdapterLibrary
     from lag_engine.adapters.peft_format import PeftAdapter, read_peft, write_peft
     from lag_engine.aio import iterate
+    from lag_engine.documents.passages import Passage, QuestionAnswer
+    from lag_engine.documents.prag import PRAG
+    from lag_engine.documents.prag_settings import PRAGSettings
     from lag_engine.model.engine import LAGEngine
     from lag_engine.model.generation import Generation, StreamPiece, Usage
     from lag_engine.routing.plan import MODES, Plan
@@ -51,9 +55,13 @@ _HOMES = {
     "LAGEngine": "model.engine",
     "Latent": "routing.selections",
     "MODES": "routing.plan",
+    "PRAG": "documents.prag",
+    "PRAGSettings": "documents.prag_settings",
+    "Passage": "documents.passages",
     "PeftAdapter": "adapters.peft_format",
     "Pinned": "routing.selections",
     "Plan": "routing.plan",
+    "QuestionAnswer": "documents.passages",
     "Routed": "routing.selections",
     "RoutingTrace": "routing.trace",
     "SpectR": "routing.routers",
@@ -68,6 +76,7 @@ _HOMES = {
 __all__ = [
     "LAG",
     "MODES",
+    "PRAG",
     "AdapterError",
     "AdapterFormatError",
     "AdapterInfo",
@@ -78,6 +87,7 @@ __all__ = [
     "Arrow",
     "AuditReport",
     "DeadAdapterWarning",
+    "DocumentError",
     "DuplicateAdapterError",
     "Generated",
     "Generation",
@@ -89,11 +99,14 @@ __all__ = [
     "LibraryError",
     "LibraryLockedError",
     "ModelError",
+    "PRAGSettings",
+    "Passage",
     "PeftAdapter",
     "Pinned",
     "Plan",
     "PlanError",
     "PromptTooLongError",
+    "QuestionAnswer",
     "Routed",
     "RoutingTrace",
     "SpectR",

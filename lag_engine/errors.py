@@ -12,8 +12,10 @@ LagError
 │   └── LibraryCorruptError
 ├── PlanError
 ├── ModelError
+├── DocumentError                   a passage, a file or an augmentation cannot be used
 └── GenerationError
-    └── PromptTooLongError
+    ├── PromptTooLongError
+    └── BusyError                   too many requests wait already
 
 AdapterWarning (a UserWarning)
 ├── DeadAdapterWarning              the adapter is valid and changes nothing
@@ -111,12 +113,20 @@ class ModelError(LagError):
     """The base model cannot be loaded, or its modules cannot be routed."""
 
 
+class DocumentError(LagError):
+    """A passage, a file of documents, or what was made of one cannot be used."""
+
+
 class GenerationError(LagError):
     """Text cannot be generated as asked."""
 
 
 class PromptTooLongError(GenerationError):
     """The prompt and the requested new tokens do not fit the model's context."""
+
+
+class BusyError(GenerationError):
+    """Too many requests wait for the model; ask again later."""
 
 
 class AdapterWarning(UserWarning):

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from lag_engine.adapters import LoraModule
 from lag_engine.documents.training_options import Precision, TrainingOptions
 from lag_engine.errors import AdapterMismatchError
+from lag_engine.model.linear import RoutedLinear
 
 
 class StackedLora(nn.Module):
     """A linear layer plus G low-rank updates, row group ``g`` of the input using update ``g``.
 
     Args:
-        base: The layer; frozen.
+        base: The layer; frozen. An engine's `RoutedLinear` too, while no plan is active on it.
         count: G.
         options: Rank, scaling and start.
         seeds: Of each adapter's lora_A; None: as the options say.
@@ -26,7 +27,7 @@ class StackedLora(nn.Module):
 
     def __init__(
         self,
-        base: nn.Linear,
+        base: nn.Module,
         count: int,
         options: TrainingOptions,
         seeds: Sequence[int] | None = None,
@@ -34,15 +35,16 @@ class StackedLora(nn.Module):
         super().__init__()
         self.base = base
         self.scaling = options.scaling
-        device = base.weight.device
+        weight, d_in, d_out = _linear(base)
+        device = weight.device
         seeds = seeds or [options.seed + g for g in range(count)]
         if options.shared_lora_A:
-            start = _start(base, options, options.seed).to(device).expand(count, -1, -1)
+            start = _start(d_in, options, options.seed).to(device).expand(count, -1, -1)
         else:
-            start = torch.stack([_start(base, options, seed) for seed in seeds]).to(device)
+            start = torch.stack([_start(d_in, options, seed) for seed in seeds]).to(device)
         self.lora_A = nn.Parameter(start, requires_grad=not options.shared_lora_A)  # (G, R, D_in)
         self.lora_B = nn.Parameter(
-            torch.zeros(count, base.out_features, options.rank, device=device)
+            torch.zeros(count, d_out, options.rank, device=device)
         )  # (G, D_out, R)
         self.silent: Tensor | None = None  # (G, B * T), set for one step
         self.penalty: Tensor | None = None  # (G,)
@@ -68,11 +70,18 @@ class StackedLora(nn.Module):
         )
 
 
-def _start(base: nn.Linear, options: TrainingOptions, seed: int) -> Tensor:
+def _linear(base: nn.Module) -> tuple[Tensor, int, int]:
+    """The weight, D_in and D_out of a linear module, which may lie inside a routed one."""
+    inner = base.base if isinstance(base, RoutedLinear) else base
+    assert isinstance(inner, nn.Linear)
+    return inner.weight, inner.in_features, inner.out_features
+
+
+def _start(d_in: int, options: TrainingOptions, seed: int) -> Tensor:
     """A fresh lora_A; (R, D_in); made on the CPU, so that it is the same for any device."""
-    bound = options.init_scale / math.sqrt(base.in_features)
+    bound = options.init_scale / math.sqrt(d_in)
     generator = torch.Generator().manual_seed(seed)
-    return torch.empty(options.rank, base.in_features).uniform_(-bound, bound, generator=generator)
+    return torch.empty(options.rank, d_in).uniform_(-bound, bound, generator=generator)
 
 
 @contextmanager
@@ -108,9 +117,9 @@ def stacked(
             parameter.requires_grad_(True)
 
 
-def _target(model: nn.Module, name: str, precision: Precision) -> nn.Linear:
+def _target(model: nn.Module, name: str, precision: Precision) -> nn.Module:
     """The linear module of that name, if its input is every token of the batch."""
-    module = dict(model.named_modules(remove_duplicate=False)).get(name)
+    module: nn.Module | None = dict(model.named_modules(remove_duplicate=False)).get(name)
     fault = _fault(model, module, precision)
     if fault:
         raise AdapterMismatchError(
@@ -118,7 +127,7 @@ def _target(model: nn.Module, name: str, precision: Precision) -> nn.Linear:
             f"found {fault}",
             "name full dotted paths, as in model.named_modules(), each once",
         )
-    assert isinstance(module, nn.Linear)
+    assert module is not None
     return module
 
 
@@ -128,10 +137,11 @@ def _fault(model: nn.Module, module: nn.Module | None, precision: Precision) -> 
         return "no such module"
     if isinstance(module, StackedLora):
         return "the target named twice"
-    if not isinstance(module, nn.Linear):
-        return f"a {type(module).__name__}"
     if module is model.get_output_embeddings():  # type: ignore[operator]
         return "the output embeddings"
-    if precision == "fp32" and module.weight.dtype != torch.float32:
-        return f"weights in {module.weight.dtype}, which precision 'fp32' does not take"
+    inner = module.base if isinstance(module, RoutedLinear) else module
+    if not isinstance(inner, nn.Linear):
+        return f"a {type(inner).__name__}"
+    if precision == "fp32" and inner.weight.dtype != torch.float32:
+        return f"weights in {inner.weight.dtype}, which precision 'fp32' does not take"
     return ""

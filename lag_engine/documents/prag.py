@@ -1,0 +1,288 @@
+"""PRAG: one small LoRA for each passage (arXiv 2501.15915), trained many at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lag_engine.adapters import AdapterInfo, AdapterLibrary, AdapterSource, ModuleShape, PeftAdapter
+from lag_engine.documents.grouping import MemoryBound, Work, batches_of, groups
+from lag_engine.documents.passages import (
+    Passage,
+    adapter_name,
+    check_distinct,
+    content_hash,
+)
+from lag_engine.documents.prag_settings import PRAGSettings
+from lag_engine.documents.progress import LossLog, ProgressBar, progress_bar
+from lag_engine.documents.sequences import SequenceBuilder
+from lag_engine.documents.training import StepLosses, train_stacked
+from lag_engine.errors import (
+    AdapterMismatchError,
+    DocumentError,
+    DuplicateAdapterError,
+    LibraryError,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+ENCODER = "prag"
+LARGEST_GROUP = 64
+
+Augment = Callable[[Passage], Passage]
+"""Gives a passage pairs and rewrites; its `fingerprint`, if it has one, tells versions apart."""
+
+
+class PRAG:
+    """Encodes passages as knowledge adapters of a library.
+
+    Passages are trained in groups, and each group joins the library in one change: what a crash
+    leaves is complete, and encoding again goes on with the next group.
+
+    Args:
+        model: A causal LM of transformers; frozen meanwhile and given back as it was. An engine's
+            own is trained inside `LAGEngine.lend`.
+        tokenizer: The model's.
+        library: Open for writing, and made for this model.
+        settings: By default the paper's.
+        augment: Called with each passage before it is trained.
+        progress: Show a bar on standard error.
+        memory_gib: A bound on what a group takes besides the model, by estimate.
+        loss_log: A file to which each adapter's loss of each epoch is appended, as JSON lines.
+
+    Raises:
+        LibraryError: The library is read-only.
+        AdapterMismatchError: The settings' targets are not in the model, or the library's base
+            model has other shapes there.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        library: AdapterLibrary,
+        *,
+        settings: PRAGSettings | None = None,
+        augment: Augment | None = None,
+        progress: bool = True,
+        memory_gib: float = 2.0,
+        loss_log: str | Path | None = None,
+    ) -> None:
+        self.settings = settings or PRAGSettings()
+        self.library = library
+        self._model = model
+        self._augment = augment
+        self._progress = progress
+        self._log = LossLog(None if loss_log is None else Path(loss_log))
+        self._targets = self.settings.target_paths(model)
+        _check_library(library, model, self._targets)
+        self._bound = MemoryBound.of(model, self._targets, self.settings.rank, memory_gib * 2**30)
+        length = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self._sequences = SequenceBuilder(
+            tokenizer, self.settings.style, context_length=length or None
+        )
+        pad = tokenizer.pad_token_id
+        self._pad = int(pad if pad is not None else tokenizer.eos_token_id or 0)
+
+    def adapter_name(self, passage: Passage) -> str:
+        """The name of the passage's adapter in the library."""
+        return adapter_name(ENCODER, passage.id)
+
+    def revision(self, passage: Passage) -> str:
+        """What the passage's adapter depends on, as a short hash.
+
+        The passage as it is given, the augmentation's fingerprint, the settings, and the base
+        model's name and shapes.
+        """
+        return revision(
+            passage,
+            encoder=ENCODER,
+            settings=self.settings.told(),
+            base=base_identity(self.library),
+            augment=None if self._augment is None else fingerprint(self._augment),
+        )
+
+    def is_current(self, passage: Passage) -> bool:
+        """Whether the library holds the adapter of just this passage."""
+        name = self.adapter_name(passage)
+        snapshot = self.library.snapshot()
+        if name not in snapshot:
+            return False
+        return bool(snapshot.info(name).metadata.get("revision") == self.revision(passage))
+
+    def encode(self, passages: Sequence[Passage]) -> list[AdapterInfo]:
+        """Brings the library up to date with the passages; other adapters stay.
+
+        Returns:
+            Each passage's adapter, in the order of the passages.
+
+        Raises:
+            DocumentError: Two passages have one id, one is too long for the model, or its training
+                came to no finite loss.
+            DuplicateAdapterError: Some other adapter has a passage's adapter name.
+        """
+        check_distinct(passages)
+        for passage in passages:
+            self._refuse_foreign(passage)
+        pending = [passage for passage in passages if not self.is_current(passage)]
+        work = self._prepare(pending)
+        rows = self.settings.batch_size
+        with progress_bar(len(work), "Encoding", is_shown=self._progress) as bar:
+            for group in groups(work, self._bound, rows=rows, largest=LARGEST_GROUP):
+                self._encode_group(group, bar)
+        return [self.library.info(self.adapter_name(passage)) for passage in passages]
+
+    def _refuse_foreign(self, passage: Passage) -> None:
+        name = self.adapter_name(passage)
+        if name not in self.library:
+            return
+        info = self.library.info(name)
+        if info.document_id != passage.id or info.metadata.get("encoder") != ENCODER:
+            raise DuplicateAdapterError(
+                f"Expected the name {name!r} to be free, or this passage's adapter",
+                f"found one of document {info.document_id!r} that PRAG did not make",
+                "rename that adapter, or give the passage another id",
+            )
+
+    def _prepare(self, passages: Sequence[Passage]) -> list[Work]:
+        if self._augment is None:
+            return [self._work(passage, passage) for passage in passages]
+        work = []
+        with progress_bar(len(passages), "Augmenting", is_shown=self._progress) as bar:
+            for passage in passages:
+                work.append(self._work(passage, self._augment(passage)))
+                bar.advance(1)
+        return work
+
+    def _work(self, given: Passage, augmented: Passage) -> Work:
+        """What is trained is the augmented passage; its revision is that of the given one."""
+        start = "" if self.settings.shared_start else given.titled_text
+        seed = int(content_hash([self.settings.seed, start])[:12], 16)
+        return Work(augmented, self._sequences.of(augmented), seed, self.revision(given))
+
+    def _encode_group(self, group: Sequence[Work], bar: ProgressBar) -> None:
+        epoch = batches_of(group, rows=self.settings.batch_size, pad=self._pad)
+        watch = _Watch(group, len(epoch), self.settings.epochs, bar=bar, log=self._log)
+        trained = train_stacked(
+            self._model,
+            epoch * self.settings.epochs,
+            count=len(group),
+            steps=len(epoch) * self.settings.epochs,
+            targets=self._targets,
+            options=self.settings.training(self._model, window=len(epoch)),
+            seeds=[item.seed for item in group],
+            on_step=watch,
+        )
+        watch.finish()
+        offers = [
+            AdapterSource(
+                PeftAdapter(modules, self.library.base_model),
+                name=self.adapter_name(item.passage),
+                kind="knowledge",
+                document_id=item.passage.id,
+                metadata={
+                    "encoder": ENCODER,
+                    "revision": item.revision,
+                    "title": item.passage.title,
+                    **watch.told(g),
+                },
+            )
+            for g, (item, modules) in enumerate(zip(group, trained, strict=True))
+        ]
+        self.library.add_many(offers, replace=True, progress=False)
+
+
+class _Watch:
+    """Follows one group's training: the bar, the log, and each adapter's last loss."""
+
+    def __init__(
+        self,
+        group: Sequence[Work],
+        steps_per_epoch: int,
+        epochs: int,
+        *,
+        bar: ProgressBar,
+        log: LossLog,
+    ) -> None:
+        self._group = group
+        self._steps_per_epoch = steps_per_epoch
+        self._share = len(group) / (steps_per_epoch * epochs)
+        self._left = float(len(group))
+        self._bar = bar
+        self._log = log
+        self._epoch: list[Tensor] = []
+        self._last = torch.full((len(group),), torch.nan)
+        self._n_epochs = torch.zeros(len(group), dtype=torch.long)
+
+    def __call__(self, step: int, losses: StepLosses) -> None:
+        self._left -= self._share
+        self._bar.advance(self._share, loss=float(losses.tokens.mean()))
+        self._epoch.append(losses.tokens)
+        if (step + 1) % self._steps_per_epoch:
+            return
+        means = torch.stack(self._epoch).mean(0).cpu()  # (G,)
+        self._epoch.clear()
+        self._last = torch.where(losses.is_running, means, self._last)
+        self._n_epochs += losses.is_running
+        self._log.write([self._row(g) for g in losses.is_running.nonzero().flatten().tolist()])
+
+    def finish(self) -> None:
+        """Moves the bar over what an early stop left out, and refuses what came to nothing."""
+        self._bar.advance(max(self._left, 0.0))
+        for g in (~self._last.isfinite()).nonzero().flatten().tolist():
+            raise DocumentError(
+                "Expected training to come to a finite loss",
+                f"found {float(self._last[g])} for passage {self._group[g].passage.id!r}",
+                "lower the learning rate, or clip the gradient",
+            )
+
+    def told(self, g: int) -> dict[str, Any]:
+        """What an adapter's metadata says of its training."""
+        return {"loss": round(float(self._last[g]), 6), "epochs": int(self._n_epochs[g])}
+
+    def _row(self, g: int) -> dict[str, object]:
+        item = self._group[g]
+        return {"passage": item.passage.id, "revision": item.revision, **self.told(g)}
+
+
+def revision(
+    passage: Passage, *, encoder: str, settings: object, base: object, augment: str | None
+) -> str:
+    """A short hash of all that an adapter depends on; hex."""
+    return content_hash([encoder, passage.content_hash, settings, base, augment])[:16]
+
+
+def base_identity(library: AdapterLibrary) -> list[object]:
+    """What revisions say of a base model: its name and shapes."""
+    shapes = library.base.shapes or {}
+    return [library.base_model, sorted([name, *shape] for name, shape in shapes.items())]
+
+
+def fingerprint(augment: Augment) -> str:
+    """What tells an augmentation from another: its `fingerprint`, or its name in the code."""
+    told = getattr(augment, "fingerprint", None)
+    return str(told or getattr(augment, "__qualname__", type(augment).__qualname__))
+
+
+def _check_library(library: AdapterLibrary, model: PreTrainedModel, targets: Sequence[str]) -> None:
+    if library.is_read_only:
+        raise LibraryError(
+            "Expected a library that is open for writing",
+            f"found {library.path} opened with read_only=True",
+            "open it with AdapterLibrary.open(path)",
+        )
+    shapes = library.base.shapes
+    for name in targets if shapes is not None else ():
+        module: Any = model.get_submodule(name)
+        found = ModuleShape(module.in_features, module.out_features)
+        if shapes is not None and shapes.get(name) != found:
+            raise AdapterMismatchError(
+                f"Expected the base model of the library, {library.base_model}",
+                f"found a model whose {name} has D_in {found.d_in} and D_out {found.d_out}",
+                "load the library's own model, or make a library for this one",
+            )
