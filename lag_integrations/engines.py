@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from lag_engine import ModelError
+from lag_integrations.model_files import TINY, find_model_files
 
 if TYPE_CHECKING:
     from lag_engine import LAGEngine
@@ -101,12 +102,27 @@ def library_fingerprint(key: EngineKey) -> str | None:
     engine = loaded_engine(key)
     if engine is not None:
         return None if engine.library is None else engine.library.fingerprint
-    if key.library is None:
+    path = _library_path(key)
+    if path is None:
         return None
     from lag_engine import AdapterLibrary
 
-    with AdapterLibrary.open(key.library, read_only=True) as library:
+    with AdapterLibrary.open(path, read_only=True) as library:
         return library.fingerprint
+
+
+def model_fingerprint(key: EngineKey) -> str | None:
+    """Names the state of the key's model files; None where they are not on this machine."""
+    files = find_model_files(key.model, key.revision)
+    return files.fingerprint if files else None
+
+
+def _library_path(key: EngineKey) -> str | None:
+    if key.library is not None or key.model != TINY:
+        return key.library
+    from lag_engine import tiny
+
+    return str(tiny.library_path())
 
 
 def _load(key: EngineKey) -> LAGEngine:

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.messages import BaseMessage
 
-from lag_engine import GenerationError, PlanError
+from lag_engine import GenerationError
+from lag_integrations.call_settings import TraceDetail, engine_options, refuse_unknown
+from lag_integrations.document_use import decide
 from lag_integrations.engines import get_engine
-from lag_integrations.langchain.messages import to_engine_messages
-from lag_integrations.langchain.results import TraceDetail, response_metadata
+from lag_integrations.langchain.messages import (
+    EngineMessage,
+    speaks_of_tools,
+    to_engine_messages,
+)
+from lag_integrations.langchain.results import response_metadata
+from lag_integrations.langchain.settings import LAGSettings
+from lag_integrations.langchain.tool_documents import use_tool_documents
+from lag_integrations.langchain.tools import to_tool_choice, to_tools
 from lag_integrations.modes import pins_adapters
 
 if TYPE_CHECKING:
-    from lag_engine import Generation, LAGEngine, Plan, StreamPiece
-    from lag_integrations.langchain.chat_model import LAGChatModel
+    from lag_engine import Generation, LAGEngine, StreamPiece
 
-SAMPLING = ("max_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "seed")
-PLANNING = ("plan", "mode", "adapters", "routing")
-OTHER = ("model", "trace", "lag_documents")
+OURS = ("model", "lag_documents", "top_logprobs")
 BY_THE_FRAMEWORK = ("stream", "ls_structured_output_format")
 
 
@@ -31,7 +37,7 @@ class Call:
     Args:
         engine: answers it.
         model: the name the engine was asked for by.
-        messages: in the engine's form.
+        prompt: messages in the engine's form, or raw text.
         options: keyword arguments of `LAGEngine.generate` and `LAGEngine.stream`.
         trace: how much routing the answer tells.
         extra: more response metadata.
@@ -39,14 +45,18 @@ class Call:
 
     engine: LAGEngine
     model: str
-    messages: list[dict[str, str]]
+    prompt: list[EngineMessage] | str
     options: dict[str, Any]
     trace: TraceDetail
     extra: dict[str, Any]
 
+    def generate(self) -> Generation:
+        """The engine's answer."""
+        return self.engine.generate(self.prompt, **self.options)
+
     def stream(self) -> Generator[StreamPiece, None, None]:
         """The engine's pieces of the answer; closing it ends the generation."""
-        yield from self.engine.stream(self.messages, **self.options)
+        yield from self.engine.stream(self.prompt, **self.options)
 
     def metadata(self, generation: Generation) -> dict[str, Any]:
         """The response metadata of the finished answer."""
@@ -54,8 +64,8 @@ class Call:
 
 
 def prepare(
-    llm: LAGChatModel,
-    messages: list[BaseMessage],
+    llm: LAGSettings,
+    prompt: Sequence[BaseMessage] | str,
     *,
     stop: list[str] | None,
     arguments: dict[str, Any],
@@ -67,56 +77,64 @@ def prepare(
         PlanError: the mode, its adapters and its options do not fit together.
         LagError: the engine cannot be loaded.
     """
-    _refuse_unknown(arguments)
+    refuse_unknown(arguments, more=(*OURS, *BY_THE_FRAMEWORK))
     name = str(arguments.get("model") or llm.model)
     engine = get_engine(llm.engine_key.for_model(name))
-    trace: TraceDetail = cast("TraceDetail", arguments.get("trace", llm.trace))
-    sampling = {key: arguments.get(key, getattr(llm, key)) for key in SAMPLING}
-    options = {
-        "max_new_tokens": sampling.pop("max_tokens"),
-        **sampling,
-        "plan": _plan(llm, engine, arguments),
-        "stop": stop if stop is not None else llm.stop,
-        "trace": trace != "none",
-    }
-    documents = arguments.get("lag_documents")
-    extra = {} if documents is None else {"lag_documents": documents}
-    return Call(engine, name, to_engine_messages(messages), options, trace, extra)
+    asked = {**arguments, "stop": stop, **_reply_settings(llm, arguments)}
+    if not isinstance(prompt, str):
+        prompt, of_documents = _use_documents(llm, engine, prompt, asked)
+        asked.update(of_documents)
+    documents = asked.get("lag_documents")
+    return Call(
+        engine=engine,
+        model=name,
+        prompt=prompt if isinstance(prompt, str) else _readable(engine, prompt),
+        options=engine_options(llm, engine, asked),
+        trace=cast("TraceDetail", arguments.get("trace", llm.trace)),
+        extra={} if documents is None else {"lag_documents": documents},
+    )
 
 
-def key_of(argument: Any) -> Any:
-    """A call argument as it stands in a cache key: a plan by its own complete key."""
-    return getattr(argument, "key", argument)
+def _use_documents(
+    llm: LAGSettings, engine: LAGEngine, messages: Sequence[BaseMessage], arguments: dict[str, Any]
+) -> tuple[Sequence[BaseMessage], dict[str, Any]]:
+    """The messages and call arguments that use the documents which tools have retrieved.
 
-
-def _plan(llm: LAGChatModel, engine: LAGEngine, arguments: dict[str, Any]) -> Plan:
-    plan: Plan | None = arguments.get("plan")
-    if plan is not None:
-        _refuse_two_plans(arguments)
-        return plan
+    A plan of the caller's, or a chain that has decided, is left alone.
+    """
+    if arguments.get("plan") is not None or arguments.get("lag_documents") is not None:
+        return messages, {}
     mode = str(arguments.get("mode") or llm.mode)
-    # The model's own adapters serve another mode of this call too, if that mode pins any.
     own = llm.adapters if mode == llm.mode or pins_adapters(mode) else None
-    routing = {**llm.routing, **(arguments.get("routing") or {})}
-    return engine.plan(mode, adapters=arguments.get("adapters", own), **routing)
+    adapters = arguments.get("adapters", own)
+    use = use_tool_documents(messages, mode=mode, adapters=adapters, library=engine.library)
+    if use is not None:
+        told = {"mode": use.mode, "adapters": use.adapters, "lag_documents": use.record}
+        return use.messages, told
+    if pins_adapters(mode) and not adapters and arguments.get("tools"):
+        # An agent in a mode that pins has nothing to pin before its first retrieval.
+        none_yet = decide([], mode=mode, documents=None)
+        return messages, {"mode": none_yet.mode, "lag_documents": none_yet.record}
+    return messages, {}
 
 
-def _refuse_unknown(arguments: dict[str, Any]) -> None:
-    known = (*SAMPLING, *PLANNING, *OTHER, *BY_THE_FRAMEWORK)
-    unknown = sorted(set(arguments) - set(known))
-    if unknown:
+def _reply_settings(llm: LAGSettings, arguments: dict[str, Any]) -> dict[str, Any]:
+    """LangChain's ways to ask for tools and log-probabilities as the engine's."""
+    tools = to_tools(arguments.get("tools") or ())
+    choice = to_tool_choice(arguments.get("tool_choice"), tools) if tools else None
+    n_alternatives = arguments.get("top_logprobs", llm.top_logprobs)
+    if n_alternatives is None and arguments.get("logprobs", llm.logprobs):
+        n_alternatives = 0
+    return {"tools": tools or None, "tool_choice": choice, "logprobs": n_alternatives}
+
+
+def _readable(engine: LAGEngine, prompt: Sequence[BaseMessage]) -> list[EngineMessage]:
+    """Refuses calls and results for a model whose template would drop or garble them."""
+    messages = to_engine_messages(prompt)
+    if speaks_of_tools(messages) and not engine.supports_tools:
         raise GenerationError(
-            f"Expected call arguments among {', '.join((*SAMPLING, *PLANNING, 'model', 'trace'))}",
-            f"found {', '.join(unknown)}",
-            "Leave out what the model cannot do",
+            "Expected a conversation without tool calls, since the model's chat template has none",
+            f"found some in the messages for '{engine.name}'",
+            "Use a model whose template renders tools, or turn the results into user messages",
         )
-
-
-def _refuse_two_plans(arguments: dict[str, Any]) -> None:
-    others = [name for name in PLANNING[1:] if arguments.get(name) is not None]
-    if others:
-        raise PlanError(
-            "Expected either `plan` or its parts",
-            f"found `plan` and {', '.join(others)}",
-            "A plan already says everything; leave the others out",
-        )
+    return messages

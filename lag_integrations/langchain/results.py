@@ -1,42 +1,80 @@
-"""The engine's answers as LangChain's messages and chunks, with usage and routing."""
+"""The engine's answers as LangChain's messages and chunks, with usage, calls and routing."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.messages import AIMessage, AIMessageChunk, InvalidToolCall, ToolCallChunk
 from langchain_core.messages.ai import UsageMetadata
+from langchain_core.messages.tool import (
+    invalid_tool_call,
+    tool_call,
+    tool_call_chunk,
+)
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
+from lag_integrations.call_settings import TraceDetail, routing_account
+
 if TYPE_CHECKING:
-    from lag_engine import Generation
+    from lag_engine import Generation, StreamPiece, TokenLogprob, ToolCall
 
 PROVIDER = "lag"
-TraceDetail = Literal["none", "summary", "full"]
 
 
 def to_chat_result(generation: Generation, metadata: dict[str, Any]) -> ChatResult:
     """The whole answer as one message."""
     message = AIMessage(
-        content=generation.text, response_metadata=metadata, usage_metadata=_usage(generation)
+        content=generation.text,
+        additional_kwargs=_reasoning(generation),
+        tool_calls=[
+            tool_call(name=call.name, args=call.arguments, id=call.id)
+            for call in calls_of(generation)
+        ],
+        invalid_tool_calls=_broken(generation),
+        response_metadata=metadata,
+        usage_metadata=usage_metadata(generation),
     )
     return ChatResult(generations=[ChatGeneration(message=message)])
 
 
-def to_chunk(text: str) -> ChatGenerationChunk:
-    """A piece of the answer, and nothing else: merging chunks joins strings and adds numbers."""
-    return ChatGenerationChunk(message=AIMessageChunk(content=text))
+def to_chunk(piece: StreamPiece, *, n_calls: int) -> ChatGenerationChunk | None:
+    """A piece of the answer and no metadata, since merging joins strings and adds numbers.
+
+    Args:
+        piece: not the last.
+        n_calls: how many calls came before it; a call's index tells calls apart on merging.
+
+    Returns:
+        The chunk, or None if the piece has nothing to tell.
+    """
+    if not (piece.text or _reasoning(piece) or calls_of(piece)):
+        return None
+    return ChatGenerationChunk(
+        message=AIMessageChunk(
+            content=piece.text,
+            additional_kwargs=_reasoning(piece),
+            tool_call_chunks=_call_chunks(calls_of(piece), first=n_calls),
+        )
+    )
 
 
 def to_last_chunk(
-    text: str, generation: Generation, metadata: dict[str, Any]
+    piece: StreamPiece, generation: Generation, metadata: dict[str, Any], *, n_calls: int
 ) -> ChatGenerationChunk:
     """The last piece, the only one that carries usage and metadata."""
+    chunks = _call_chunks(calls_of(piece), first=n_calls)
+    for broken in _broken(generation):
+        index = n_calls + len(chunks)
+        chunks.append(tool_call_chunk(name=None, args=broken["args"], id=None, index=index))
     return ChatGenerationChunk(
         message=AIMessageChunk(
-            content=text,
+            content=piece.text,
+            additional_kwargs=_reasoning(piece),
+            tool_call_chunks=chunks,
             response_metadata=metadata,
-            usage_metadata=_usage(generation),
+            usage_metadata=usage_metadata(generation),
             chunk_position="last",
         )
     )
@@ -53,28 +91,57 @@ def response_metadata(
         trace: how much of the routing to include under "lag_routing".
         extra: more keys, such as what became of the documents.
     """
+    logprobs = getattr(generation, "logprobs", None)
     return {
         "model_name": model,
         "model_provider": PROVIDER,
         "finish_reason": generation.finish_reason,
-        "lag_routing": _routing(generation, trace),
+        "lag_routing": routing_account(generation, trace),
+        **({} if logprobs is None else {"logprobs": {"content": [_logprob(t) for t in logprobs]}}),
         **extra,
     }
 
 
-def _routing(generation: Generation, trace: TraceDetail) -> dict[str, Any]:
-    routing: dict[str, Any] = {"mode": generation.plan.mode, "plan": generation.plan.key}
-    if generation.trace is not None:
-        routing.update(generation.trace.summary())
-        if trace == "full":
-            routing["trace"] = generation.trace.to_dict()
-    return routing
-
-
-def _usage(generation: Generation) -> UsageMetadata:
+def usage_metadata(generation: Generation) -> UsageMetadata:
+    """The answer's token counts."""
     usage = generation.usage
     return UsageMetadata(
         input_tokens=usage.prompt_tokens,
         output_tokens=usage.completion_tokens,
         total_tokens=usage.total_tokens,
     )
+
+
+def calls_of(answer: Any) -> Sequence[ToolCall]:
+    """The calls of an answer or a piece of one."""
+    return getattr(answer, "tool_calls", ())
+
+
+def _reasoning(answer: Any) -> dict[str, str]:
+    """Under the key from which LangChain makes its reasoning blocks."""
+    text = getattr(answer, "reasoning", "")
+    return {"reasoning_content": text} if text else {}
+
+
+def _broken(generation: Any) -> list[InvalidToolCall]:
+    """The call that the token limit cut off, if there is one."""
+    text = getattr(generation, "broken_tool_call", "")
+    error = "The call was cut off by max_tokens"
+    return [invalid_tool_call(name=None, args=text, id=None, error=error)] if text else []
+
+
+def _call_chunks(calls: Sequence[ToolCall], *, first: int) -> list[ToolCallChunk]:
+    return [
+        tool_call_chunk(
+            name=call.name,
+            args=json.dumps(call.arguments, ensure_ascii=False),
+            id=call.id,
+            index=first + i,
+        )
+        for i, call in enumerate(calls)
+    ]
+
+
+def _logprob(token: TokenLogprob) -> dict[str, Any]:
+    """In OpenAI's form, which tools for LangChain's log-probabilities read."""
+    raise NotImplementedError
