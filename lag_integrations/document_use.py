@@ -58,7 +58,7 @@ def decide(
     """
     mode = mode_with(mode, documents) if documents else mode
     use = documents or documents_of(mode)
-    own = _by_slot(adapters)
+    own = by_slot(adapters)
     found = own.get("knowledge") or list(dict.fromkeys(s.adapter for s in sources if s.adapter))
     fallback = [i for i, s in enumerate(sources) if not s.adapter and use == "adapters"]
     if own.get("knowledge"):
@@ -77,7 +77,8 @@ def decide(
     return DocumentUse(mode, pinned, tuple(as_text), record)
 
 
-def _by_slot(adapters: Adapters) -> dict[str, Any]:
+def by_slot(adapters: Adapters) -> dict[str, Any]:
+    """A request's adapters by slot, without the empty ones; bare ones are of the knowledge slot."""
     if not adapters:
         return {}
     if isinstance(adapters, Mapping) and set(adapters) <= SLOTS:

@@ -16,6 +16,7 @@ from lag_integrations.adapter_index import usable_adapter
 from lag_integrations.document_use import Source, decide
 from lag_integrations.langchain.chat_model import LAGChatModel
 from lag_integrations.langchain.config import configured
+from lag_integrations.langchain.labels import label_of
 
 DOCUMENT_PROMPT = PromptTemplate.from_template("{page_content}")
 
@@ -64,7 +65,7 @@ def create_parametric_documents_chain(
 
     def answer(inputs: dict[str, Any], config: RunnableConfig) -> Runnable[Any, Any]:
         found: Sequence[Document] = inputs[document_variable_name]
-        sources = [Source(_label(d, i), usable_adapter(d.metadata)) for i, d in enumerate(found)]
+        sources = [Source(label_of(d, i), usable_adapter(d.metadata)) for i, d in enumerate(found)]
         use = decide(sources, documents=documents, **{**settings, **configured(config)})
         text = format_documents([found[i] for i in use.as_text])
         fill = RunnablePassthrough.assign(**{document_variable_name: lambda _: text})
@@ -89,8 +90,3 @@ def _settings(llm: Runnable[Any, Any]) -> dict[str, Any]:
         f"found a {type(llm).__name__}",
         "Use create_stuff_documents_chain for other models",
     )
-
-
-def _label(document: Document, position: int) -> str:
-    metadata = document.metadata
-    return str(metadata.get("document_id") or document.id or metadata.get("source") or position)
