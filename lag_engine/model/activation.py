@@ -1,276 +1,142 @@
-"""What is applied now: the plans of one batch, resolved to rows of each module's stack.
-
-Resolving happens once for each module, slot and selection, and is kept while the plans are active.
-"""
+"""Whose token is whose: the resolved plans of one forward pass, laid over its tokens."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import Tensor
 
 from lag_engine.errors import ModelError, PlanError
-from lag_engine.routing import (
-    NOT_APPLIED,
-    SLOTS,
-    Choice,
-    Form,
-    Generated,
-    Latent,
-    Pinned,
-    Plan,
-    Routed,
-    Router,
-    Selection,
-    Slot,
-)
-from lag_engine.routing.scores import accumulation_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lag_engine.model.bank import AdapterBank, ResidentStack
+    from torch import Tensor
+
+    from lag_engine.model.resolved import ResolvedPlan, Update
+    from lag_engine.routing import Slot
     from lag_engine.routing.recorder import Recorder
 
-CHUNK_TOKENS = 512
-"""Tokens routed at once: bounds the (T, N) scores of a long prefill."""
 
-
-class Update(NamedTuple):
-    """One slot's update of some tokens, and the choice behind it.
+class Part(NamedTuple):
+    """Consecutive tokens of a forward pass that belong to one request.
 
     Attributes:
-        total: (T, D_out), float32 or better.
-        rows: (T, K); -1 where nothing is applied.
-        scores: (T, K); NaN where pinned.
-        weights: (T, K).
+        plan: what they apply.
+        n_tokens: how many they are; None for an equal share of the tokens, as a batch's rows have.
+        n_kept: how many of the last ones reach the modules behind the model's `logits_to_keep`.
+        recorder: collects their choices; None records nothing and costs nothing.
     """
 
-    total: Tensor
-    rows: Tensor
-    scores: Tensor
-    weights: Tensor
+    plan: ResolvedPlan
+    n_tokens: int | None = None
+    n_kept: int | None = None
+    recorder: Recorder | None = None
 
 
-class RoutedSlot(NamedTuple):
-    """A router at work on one module."""
+class Group(NamedTuple):
+    """The tokens that share one plan.
 
-    router: Router
-    stack: ResidentStack
-    allowed: Tensor | None  # (N,)
-
-    def update(self, x: Tensor, form: Form) -> Update:
-        """Returns the update of the chosen adapters; x is (T, D_in)."""
-        if len(x) <= CHUNK_TOKENS:
-            return self._update(x, form)
-        parts = [self._update(chunk, form) for chunk in x.split(CHUNK_TOKENS)]
-        return Update(*map(torch.cat, zip(*parts, strict=True)))
-
-    def _update(self, x: Tensor, form: Form) -> Update:
-        choice: Choice = self.router.route(x, self.stack, allowed=self.allowed, form=form)
-        total = form.apply(choice.z, choice.weights, choice.rows, self.stack)
-        return Update(total, choice.rows, choice.scores, choice.weights)
-
-
-class PinnedSlot:
-    """Fixed adapters on one module; their factors are gathered once.
-
-    Args:
-        stack: the module's adapters.
-        rows: the pinned ones that update this module; (K,).
-        weights: theirs; (K,).
+    Attributes:
+        plan: theirs.
+        tokens: their positions among the module's tokens; (n,); None for all of them.
+        pieces: for each part of the group how many of these tokens are its, and its recorder.
     """
 
-    def __init__(self, stack: ResidentStack, rows: Tensor, weights: Tensor) -> None:
-        self.stack = stack
-        self._rows, self._weights = rows, weights
-        self._factors = _Gathered(stack, rows)
+    plan: ResolvedPlan
+    tokens: Tensor | None
+    pieces: tuple[tuple[int, Recorder | None], ...]
 
-    def update(self, x: Tensor, form: Form) -> Update:
-        """Returns the weighted sum of the updates; x is (T, D_in)."""
-        n_tokens, n_pinned = x.shape[0], len(self._rows)
-        local = torch.arange(n_pinned, device=x.device)
-        z = form.project(x, local, self._factors)
-        total = form.apply(z, self._weights, local, self._factors)
-        scores = total.new_full((n_tokens, n_pinned), torch.nan)
-        shape = (n_tokens, -1)
-        return Update(total, self._rows.expand(shape), scores, self._weights.expand(shape))
-
-
-class Uncovered(NamedTuple):
-    """A module that other adapters update but none of the pinned ones: visibly on the base."""
-
-    stack: ResidentStack
-    d_out: int
-
-    def update(self, x: Tensor, form: Form) -> Update:
-        """Returns a zero update that names no adapter."""
-        del form
-        none = x.new_zeros((x.shape[0], 1), dtype=accumulation_dtype(x))
-        rows = torch.full_like(none, NOT_APPLIED, dtype=torch.long)
-        return Update(none.expand(-1, self.d_out), rows, none, none)
-
-
-ActiveSlot = RoutedSlot | PinnedSlot | Uncovered
-
-
-@dataclass(frozen=True, eq=False)
-class Group:
-    """The rows of a batch that share one plan; `requests` is None when all do."""
-
-    plan: Plan
-    requests: tuple[int, ...] | None
+    def record(self, module: str, slot: Slot, names: tuple[str, ...], update: Update) -> None:
+        """Hands each part's choices to its recorder."""
+        start = 0
+        for n_tokens, recorder in self.pieces:
+            if recorder is not None:
+                here = slice(start, start + n_tokens)
+                chosen = (update.rows[here], update.scores[here], update.weights[here])
+                recorder.record(module, slot, names, *chosen)
+            start += n_tokens
 
 
 class Activation:
-    """The plans of one batch at work.
+    """The plans of one forward pass, for the routed modules to look up.
 
     Args:
-        bank: the library's stacks.
-        plans: one for each row of the batch, or a single one for all rows.
-        recorder: collects the choices; None records nothing.
+        parts: the requests in the order of their tokens; at least one.
 
     Raises:
-        PlanError: no plan, a selection this release cannot apply, or an adapter pinned in the slot
-            of the other kind.
-        AdapterNotFoundError: a name that is not in the library.
+        PlanError: there is no part.
     """
 
-    def __init__(
-        self, bank: AdapterBank, plans: Sequence[Plan], recorder: Recorder | None = None
-    ) -> None:
-        self.recorder = recorder
-        self.n_plans = len(plans)
-        self._bank = bank
-        self._slots: dict[tuple[str, Group], tuple[tuple[Slot, ActiveSlot], ...]] = {}
-        self._resolved: dict[tuple[str, Slot, Selection, torch.device], ActiveSlot | None] = {}
-        self.groups = _groups(plans)
-        for group in self.groups:
-            _check(bank, group.plan)
+    def __init__(self, parts: Sequence[Part]) -> None:
+        if not parts:
+            raise PlanError(
+                "Expected a plan for each row of the batch",
+                "Found none",
+                "Pass one plan for all rows, or one for each",
+            )
+        self.parts = tuple(parts)
+        self._is_idle = not any(part.plan.plan.slots for part in parts)
+        self._groups: dict[tuple[torch.Size, torch.device], tuple[Group, ...]] = {}
 
-    def slots(
-        self, module: str, group: Group, device: torch.device
-    ) -> tuple[tuple[Slot, ActiveSlot], ...]:
-        """Returns what a group's plan does in one module: the slots where there is something."""
-        key = (module, group)
-        if key not in self._slots:
-            found = [(slot, self._slot(module, slot, group.plan, device)) for slot in SLOTS]
-            self._slots[key] = tuple((slot, active) for slot, active in found if active)
-        return self._slots[key]
+    def groups(self, x: Tensor, module: str) -> tuple[Group, ...]:
+        """Returns the groups of a module's tokens; tokens on the bare base are in none.
 
-    def _slot(self, module: str, slot: Slot, plan: Plan, device: torch.device) -> ActiveSlot | None:
-        selection = plan.selection(slot)
-        if selection is None:
-            return None
-        key = (module, slot, selection, device)
-        if key not in self._resolved:
-            self._resolved[key] = self._resolve(module, slot, selection, device)
-        return self._resolved[key]
-
-    def check_batch(self, x: Tensor, module: str) -> None:
-        """Checks that a module's input has a row for each plan.
+        Args:
+            x: the module's input; (..., D_in).
+            module: its full dotted path.
 
         Raises:
-            ModelError: it has not, so that plans cannot be told apart there.
+            ModelError: the requests' tokens cannot be told apart there.
         """
-        if self.n_plans > 1 and (x.dim() < 3 or x.shape[0] != self.n_plans):
-            raise ModelError(
-                f"Expected the input of {module!r} to have a row for each of {self.n_plans} plans",
-                f"Found the shape {tuple(x.shape)}",
-                "Run requests with different plans one at a time on this model",
+        if self._is_idle:
+            return ()
+        key = (x.shape[:-1], x.device)
+        if key not in self._groups:
+            self._groups[key] = self._lay(x, module)
+        return self._groups[key]
+
+    def _lay(self, x: Tensor, module: str) -> tuple[Group, ...]:
+        lengths = self._lengths(x.shape[:-1], module)
+        members: dict[ResolvedPlan, list[int]] = {}
+        for index, part in enumerate(self.parts):
+            if part.plan.plan.slots and lengths[index]:
+                members.setdefault(part.plan, []).append(index)
+        starts = [sum(lengths[:index]) for index in range(len(lengths))]
+
+        def positions(indices: list[int]) -> Tensor | None:
+            if sum(lengths[i] for i in indices) == sum(lengths):
+                return None
+            spans = [range(starts[i], starts[i] + lengths[i]) for i in indices]
+            return torch.tensor([token for span in spans for token in span], device=x.device)
+
+        return tuple(
+            Group(
+                plan,
+                positions(indices),
+                tuple((lengths[i], self.parts[i].recorder) for i in indices),
             )
-
-    def _resolve(
-        self, module: str, slot: Slot, selection: Selection, device: torch.device
-    ) -> ActiveSlot | None:
-        stack = self._bank.stack(module, slot, device)
-        if stack is None:
-            return None
-        if isinstance(selection, Routed):
-            return RoutedSlot(selection.router, stack, _allowed(selection, stack))
-        assert isinstance(selection, Pinned)
-        return _pin(selection, stack)
-
-
-class _Gathered:
-    """A few rows of a stack, factors included, as a stack of their own."""
-
-    def __init__(self, stack: ResidentStack, rows: Tensor) -> None:
-        self.arrow, self.singular = stack.arrow[rows], stack.singular[rows]
-        self._A, self._B = stack.A(rows), stack.B(rows)
-
-    def A(self, rows: Tensor) -> Tensor:
-        return self._A[rows]
-
-    def B(self, rows: Tensor) -> Tensor:
-        return self._B[rows]
-
-
-def _pin(selection: Pinned, stack: ResidentStack) -> PinnedSlot | Uncovered:
-    """Returns the pinned adapters that update the stack's module."""
-    here = [
-        (stack.row_of[name], weight) for name, weight in selection.items if name in stack.row_of
-    ]
-    if not here:
-        return Uncovered(stack, stack.B(torch.zeros(1, dtype=torch.long)).shape[-1])
-    rows, weights = zip(*here, strict=True)
-    return PinnedSlot(
-        stack,
-        torch.tensor(rows, device=stack.arrow.device),
-        torch.tensor(weights, dtype=stack.arrow.dtype, device=stack.arrow.device),
-    )
-
-
-def _allowed(selection: Routed, stack: ResidentStack) -> Tensor | None:
-    """Returns the candidates of a stack as a mask; (N,)."""
-    if selection.candidates is None:
-        return None
-    rows = [stack.row_of[name] for name in selection.candidates if name in stack.row_of]
-    allowed = torch.zeros(len(stack.names), dtype=torch.bool)
-    allowed[rows] = True
-    return allowed.to(stack.arrow.device)
-
-
-def _groups(plans: Sequence[Plan]) -> tuple[Group, ...]:
-    """Returns the rows of each distinct plan; rows of a plan that applies nothing are in none."""
-    if not plans:
-        raise PlanError(
-            "Expected a plan for each row of the batch",
-            "Found none",
-            "Pass one plan for all rows, or one for each",
+            for plan, indices in members.items()
         )
-    requests: dict[Plan, list[int]] = {}
-    for request, plan in enumerate(plans):
-        requests.setdefault(plan, []).append(request)
-    if len(requests) == 1:
-        return (Group(plans[0], None),) if plans[0].slots else ()
-    return tuple(Group(plan, tuple(rows)) for plan, rows in requests.items() if plan.slots)
 
-
-def _check(bank: AdapterBank, plan: Plan) -> None:
-    """Refuses what cannot be applied, before any forward pass."""
-    for slot in plan.slots:
-        selection = plan.selection(slot)
-        if isinstance(selection, Latent | Generated):
-            raise PlanError(
-                "Expected the slots to hold Routed or Pinned selections",
-                f"Found {type(selection).__name__} in the {slot} slot: a later release brings it",
-                "Use Pinned with a stored adapter",
-            )
-        if isinstance(selection, Routed):
-            bank.require(selection.candidates or ())
-        elif selection is not None:
-            bank.require(selection.names)
-            _check_kind(bank, slot, selection.names)
-
-
-def _check_kind(bank: AdapterBank, slot: Slot, names: Sequence[str]) -> None:
-    others = [name for name in names if name not in bank.names(slot)]
-    if others:
-        raise PlanError(
-            f"Expected {slot} adapters in the {slot} slot",
-            f"Found {', '.join(map(repr, others[:5]))} of the other kind",
-            "Pin each adapter in the slot of its own kind",
+    def _lengths(self, shape: torch.Size, module: str) -> list[int]:
+        """Returns how many of the module's tokens belong to each part."""
+        n_parts, n_tokens = len(self.parts), shape.numel()
+        rows = shape[0] if len(shape) > 1 else 0
+        told = [part.n_tokens for part in self.parts if part.n_tokens is not None]
+        kept = [part.n_kept for part in self.parts if part.n_kept is not None]
+        for lengths in (told, kept):
+            if len(lengths) == n_parts and sum(lengths) == n_tokens:
+                return lengths
+        if not told and n_parts in (1, rows):
+            return [n_tokens // n_parts] * n_parts
+        plans = {part.plan for part in self.parts}
+        if len(plans) == 1 and not any(part.recorder for part in self.parts):
+            return [n_tokens, *[0] * (n_parts - 1)]
+        raise ModelError(
+            f"Expected the input of {module!r} to have the tokens of each of {n_parts} plans",
+            f"Found the shape {tuple(shape)}: whose they are cannot be told, as in a layer of "
+            "experts",
+            "Run requests with different plans, or with a trace, one at a time, or keep this "
+            "module out of the library",
         )

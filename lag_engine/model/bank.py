@@ -128,6 +128,11 @@ class AdapterBank:
         return self._generation
 
     @property
+    def is_current(self) -> bool:
+        """Whether the library is still at the generation the bank shows."""
+        return self._library is None or self._library.generation == self._generation
+
+    @property
     def modules(self) -> Mapping[str, Shape]:
         """The modules any adapter updates, with their widths."""
         return self._modules
@@ -138,7 +143,7 @@ class AdapterBank:
 
     def refresh(self) -> bool:
         """Follows the library; returns whether it had changed. Not during a forward pass."""
-        if self._library is None or self._library.generation == self._generation:
+        if self.is_current:
             return False
         self._read()
         return True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from lag_engine.adapters.base_model import is_same_base
 from lag_engine.adapters.library import AdapterLibrary
@@ -14,7 +14,7 @@ from lag_engine.model.requests import RequestBuilder, SamplingOptions, per_row
 from lag_engine.model.runtime import Runtime
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Callable, Generator, Sequence
     from types import TracebackType
 
     from torch import Tensor
@@ -23,15 +23,17 @@ if TYPE_CHECKING:
     from lag_engine.model.generation import Generation, StreamPiece
     from lag_engine.routing import Plan
 
+R = TypeVar("R")
+
 
 class LAGEngine:
     """Answers prompts with a base model whose adapters a plan chooses.
 
     The model is changed in place: its linear modules are wrapped until `close`, which puts
-    everything back, bit for bit. One thread owns it; every method may be called from any thread.
-    Between requests the engine takes in what was added to or removed from the library, also by
-    another process. The checkpoint's own sampling defaults are not used; `checkpoint_sampling`
-    tells them.
+    everything back, bit for bit. One thread owns it; every method may be called from any thread,
+    and requests of all threads are decoded together, each under its own plan. A request sees the
+    library as it is when its decoding begins, changes made by other processes included. The
+    checkpoint's own sampling defaults are not used; `checkpoint_sampling` tells them.
 
     Args:
         model: a causal language model of transformers.
@@ -41,6 +43,8 @@ class LAGEngine:
         read_only: how a library given as a path is opened.
         name: what the model is called in results and errors; by default what it was loaded from.
         allow_other_base: accepts a library made for a model of another name, if its modules fit.
+        max_batch: requests decoded together, each under its own plan; others wait their turn.
+        max_waiting: requests that may wait; more are refused with `BusyError`.
 
     Raises:
         AdapterMismatchError: the library was made for another base model.
@@ -57,6 +61,8 @@ class LAGEngine:
         read_only: bool = True,
         name: str | None = None,
         allow_other_base: bool = False,
+        max_batch: int = 32,
+        max_waiting: int = 1024,
     ) -> None:
         is_path = isinstance(library, str | Path)
         opened = (
@@ -79,7 +85,13 @@ class LAGEngine:
             if opened is not None and not allow_other_base:
                 _check_base(opened, model, name)
             self._runtime = Runtime(
-                model, tokenizer, opened, pad_id=self._requests.pad_id, owns_library=is_path
+                model,
+                tokenizer,
+                opened,
+                pad_id=self._requests.pad_id,
+                owns_library=is_path,
+                max_batch=max_batch,
+                max_waiting=max_waiting,
             )
         except BaseException:
             if is_path and opened is not None:
@@ -99,6 +111,8 @@ class LAGEngine:
         read_only: bool = True,
         allow_other_base: bool = False,
         trust_remote_code: bool = False,
+        max_batch: int = 32,
+        max_waiting: int = 1024,
     ) -> Self:
         """Loads a model and makes an engine of it.
 
@@ -113,6 +127,8 @@ class LAGEngine:
             read_only: how a library given as a path is opened.
             allow_other_base: as for the engine.
             trust_remote_code: runs model code from the checkpoint; only for sources you trust.
+            max_batch: as for the engine.
+            max_waiting: as for the engine.
 
         Raises:
             ModelError: the model cannot be loaded.
@@ -138,6 +154,8 @@ class LAGEngine:
             read_only=read_only,
             name=loaded.name,
             allow_other_base=allow_other_base,
+            max_batch=max_batch,
+            max_waiting=max_waiting,
         )
 
     @property
@@ -276,6 +294,13 @@ class LAGEngine:
         after = self._prompts.encode_continuation(prompt, continuation)
         self._prompts.check_length(len(before) + len(after), room=0)
         return self._runtime.score(before, after, self._requests.resolve(plan))
+
+    def lend(self, work: Callable[[PreTrainedModel], R]) -> R:
+        """Runs work on the bare model, gradients on, while no request is at it, and waits for it.
+
+        Requests go on afterwards. The model must be given back as it was.
+        """
+        return self._runtime.lend(work)
 
     def tokenize_messages(self, messages: Sequence[Message], **options: Any) -> tuple[int, ...]:
         """Returns a conversation's token ids by the model's chat template, special tokens once.

@@ -1,22 +1,10 @@
-"""One batch's decoding on transformers' `generate`: each row its own plan, settings and end."""
+"""What is asked and what is answered: requests, rows while they are written, and generations."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
-
-import torch
-from torch import Tensor
-from transformers import (
-    GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
-    PreTrainedModel,
-    StoppingCriteria,
-    StoppingCriteriaList,
-)
+from typing import TYPE_CHECKING, Literal
 
 from lag_engine.model.sampling import Sampling, TokenChooser
 from lag_engine.model.text import StopStrings, TextDecoder
@@ -26,7 +14,6 @@ if TYPE_CHECKING:
 
     from lag_engine.model.guided import CompiledGuide
     from lag_engine.routing.plan import Plan
-    from lag_engine.routing.recorder import Recorder
     from lag_engine.routing.trace import RoutingTrace
 
 FinishReason = Literal["stop", "length"]
@@ -177,115 +164,3 @@ class PieceCutter:
         """The piece that is left when the answer is whole."""
         text = generation.text[self._n_characters :]
         return StreamPiece(text, generation.token_ids[self._n_tokens :], generation)
-
-
-class RowScores(LogitsProcessor):
-    """Lets each row turn its logits into the scores of its next token."""
-
-    def __init__(self, rows: Sequence[Row]) -> None:
-        self.rows = rows
-        self.is_plain = all(row.chooser.is_plain for row in rows)
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Scores to take the argmax of; (B, V)."""
-        if self.is_plain:
-            return scores
-        # A finished row's token is thrown away.
-        rows = [
-            of_row if row.finish_reason else row.chooser.scores(of_row, row.token_ids)
-            for row, of_row in zip(self.rows, scores, strict=True)
-        ]
-        return torch.stack(rows)  # (B, V)
-
-
-class RowsFinished(StoppingCriteria):
-    """Feeds each new token to its row and says which rows are at their end."""
-
-    def __init__(
-        self,
-        rows: Sequence[Row],
-        *,
-        on_text: OnText | None,
-        is_cancelled: Callable[[], bool],
-        recorder: Recorder | None,
-    ) -> None:
-        self.rows = rows
-        self.on_text = on_text
-        self.is_cancelled = is_cancelled
-        self.recorder = recorder
-
-    def __call__(self, input_ids: Tensor, scores: object, **kwargs: object) -> Tensor:
-        """True where the row is finished; (B,)."""
-        if self.is_cancelled():
-            return torch.ones(len(self.rows), dtype=torch.bool, device=input_ids.device)
-        for row, token_id in zip(self.rows, input_ids[:, -1].tolist(), strict=True):
-            if row.finish_reason is None:
-                text = row.feed(token_id)
-                if self.on_text is not None:
-                    self.on_text(row, text)
-        finished = torch.tensor([row.finish_reason is not None for row in self.rows])  # (B,)
-        if self.recorder is not None:
-            self.recorder.expect(~finished[:, None])
-        return finished.to(input_ids.device)
-
-
-def decode(
-    model: PreTrainedModel,
-    rows: Sequence[Row],
-    *,
-    pad_id: int,
-    on_text: OnText | None = None,
-    is_cancelled: Callable[[], bool] = lambda: False,
-    recorder: Recorder | None = None,
-) -> None:
-    """Writes all rows to their ends, one batch, with a KV cache.
-
-    The rows are changed in place. A cancelled batch leaves rows without a finish reason.
-
-    Args:
-        model: any decoder of transformers, routed or not.
-        rows: of the batch; finished by their own limits.
-        pad_id: fills shorter prompts on the left, and is masked.
-        on_text: hears every token as it comes.
-        is_cancelled: asked once a token.
-        recorder: what is active on the model, told which positions hold a token.
-    """
-    requests = [row.request for row in rows]
-    ids, mask = pad_left([r.prompt_ids for r in requests], pad_id=pad_id, device=model.device)
-    finished = RowsFinished(rows, on_text=on_text, is_cancelled=is_cancelled, recorder=recorder)
-    if recorder is not None:
-        recorder.expect(mask)
-    with _neutral_defaults(model):
-        cast("Any", model).generate(
-            ids,
-            attention_mask=mask,
-            generation_config=GenerationConfig(
-                do_sample=False,
-                max_new_tokens=max(r.max_new_tokens for r in requests),
-                pad_token_id=pad_id,
-                use_cache=True,
-            ),
-            logits_processor=LogitsProcessorList([RowScores(rows)]),
-            stopping_criteria=StoppingCriteriaList([finished]),
-        )
-
-
-def pad_left(
-    prompts: Sequence[Sequence[int]], *, pad_id: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Token ids and attention mask of prompts that all end in the last column; both (B, T)."""
-    width = max(len(prompt) for prompt in prompts)
-    ids = [[pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts]
-    mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
-
-
-@contextmanager
-def _neutral_defaults(model: PreTrainedModel) -> Iterator[None]:
-    """Hides the checkpoint's generation settings: `generate` fills them in for our defaults."""
-    own = model.generation_config
-    model.generation_config = GenerationConfig()
-    try:
-        yield
-    finally:
-        model.generation_config = own

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from lag_engine.routing import GROUPED, Form, Slot
+from lag_engine.routing import GROUPED, Form
 
 if TYPE_CHECKING:
-    from lag_engine.model.activation import Activation, ActiveSlot, Group
+    from lag_engine.model.activation import Activation, Group
 
 
 class ActivePlans:
@@ -56,54 +55,38 @@ class RoutedLinear(nn.Module):
         """Returns base(x) plus the updates; (..., D_out).
 
         Args:
-            x: (B, ..., D_in); B is the number of plans where they differ.
+            x: (..., D_in).
             *args: handed to the base.
             **kwargs: handed to the base.
 
         Raises:
-            ModelError: plans differ by row and x has other rows.
+            ModelError: plans differ, and whose tokens these are cannot be told.
         """
         out: Tensor = self.base(x, *args, **kwargs)
         active = self._plans.current
-        if active is None or not active.groups:
+        groups = () if active is None else active.groups(x, self.name)
+        if not groups:
             return out
-        active.check_batch(x, self.name)
-        for group in active.groups:
-            out = self._add_group(out, x, group, active)
-        return out
+        tokens = x.reshape(-1, x.shape[-1])  # (T, D_in)
+        updated = out.reshape(-1, out.shape[-1])  # (T, D_out)
+        for group in groups:
+            updated = self._add(updated, tokens, group)
+        return updated.view(out.shape)
 
-    def _add_group(self, out: Tensor, x: Tensor, group: Group, active: Activation) -> Tensor:
-        """Returns `out` with one plan's updates added to the rows that have it."""
-        slots = active.slots(self.name, group, x.device)
+    def _add(self, out: Tensor, x: Tensor, group: Group) -> Tensor:
+        """Returns `out` with one plan's updates added to the tokens that have it; (T, D_out)."""
+        slots = group.plan.slots(self.name, x.device)
         if not slots:
             return out
-        rows = None
-        if group.requests is not None:
-            rows = torch.tensor(group.requests, device=x.device)
-            x = x[rows]
-        updates = [self._update(x, slot, found, group, active) for slot, found in slots]
-        total = updates[0] if len(updates) == 1 else updates[0] + updates[1]
-        total = total.to(out.dtype).view(*x.shape[:-1], -1)
-        return out + total if rows is None else out.index_add(0, rows, total)
-
-    def _update(
-        self, x: Tensor, slot: Slot, found: ActiveSlot, group: Group, active: Activation
-    ) -> Tensor:
-        """Returns one slot's update of all positions of x; (positions, D_out)."""
-        update = found.update(x.reshape(-1, x.shape[-1]), self.form)
-        if active.recorder is not None:
-            n_rows = x.shape[0] if x.dim() > 2 else 1
-            shape = (n_rows, -1, update.rows.shape[-1])
-            active.recorder.record(
-                self.name,
-                slot,
-                found.stack.names,
-                requests=group.requests or tuple(range(n_rows)),
-                rows=update.rows.reshape(shape),
-                scores=update.scores.reshape(shape),
-                weights=update.weights.reshape(shape),
-            )
-        return update.total
+        if group.tokens is not None:
+            x = x[group.tokens]
+        updates = []
+        for slot, found in slots:
+            update = found.update(x, self.form)
+            group.record(self.name, slot, found.stack.names, update)
+            updates.append(update.total)
+        total = (updates[0] if len(updates) == 1 else updates[0] + updates[1]).to(out.dtype)
+        return out + total if group.tokens is None else out.index_add(0, group.tokens, total)
 
 
 def features(module: nn.Module) -> tuple[int, int] | None:

@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import weakref
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
 
 from lag_engine.model.bank import AdapterBank
 from lag_engine.model.forward import forward_logits, log_probability
-from lag_engine.model.generation import Generation, PieceCutter, Request, Row, StreamPiece, decode
+from lag_engine.model.generation import Generation, PieceCutter, Request, Row, StreamPiece
+from lag_engine.model.scheduler import Scheduler
+from lag_engine.model.seat import Seat
 from lag_engine.model.surgery import Surgery, install
 from lag_engine.model.worker import Job, Worker
-from lag_engine.routing import Plan, Recorder, RoutingTrace
+from lag_engine.routing import Plan, RoutingTrace
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from lag_engine.adapters.library import AdapterLibrary
+    from lag_engine.model.generation import OnText
+
+R = TypeVar("R")
 
 
 class Runtime:
-    """Runs checked requests on a model, one after another, each under its plans.
+    """Runs checked requests on a model, as many together as fit, each under its own plan.
 
     Installs the surgery on the model; undone by `close`, or when the runtime is dropped without.
 
@@ -33,6 +41,8 @@ class Runtime:
         library: its adapters; None for none.
         pad_id: fills a batch; always masked.
         owns_library: whether `close` closes the library too.
+        max_batch: requests decoded together.
+        max_waiting: requests that may wait for a place.
 
     Raises:
         AdapterMismatchError: the library's modules do not fit the model.
@@ -47,18 +57,23 @@ class Runtime:
         *,
         pad_id: int,
         owns_library: bool,
+        max_batch: int,
+        max_waiting: int,
     ) -> None:
         self._model = model
         self._tokenizer = tokenizer
-        self._pad_id = pad_id
         self._surgery = install(model, AdapterBank(library))
         was_training = model.training
         model.eval()
-        self._worker = Worker()
+        self._scheduler = Scheduler(
+            model, self._surgery, pad_id=pad_id, max_batch=max_batch, max_waiting=max_waiting
+        )
+        self._worker = Worker(self._scheduler)
         self._undo = weakref.finalize(
             self,
             _undo,
             self._worker,
+            self._scheduler,
             self._surgery,
             model=model,
             was_training=was_training,
@@ -75,12 +90,44 @@ class Runtime:
         self._undo()
 
     def answer(self, requests: Sequence[Request], *, trace: bool) -> list[Generation]:
-        """Writes the answers of one batch."""
-        return self._worker.call(lambda job: self._answer(requests, trace, job))
+        """Writes the answers to some requests, each as soon as there is a place for it."""
+
+        def begin(job: Job) -> None:
+            answers: dict[int, Generation] = {}
+
+            def on_end(index: int, seat: Seat) -> None:
+                if seat.error is not None:
+                    job.fail(seat.error)
+                    return
+                answers[index] = self._generation(seat)
+                if len(answers) == len(requests):
+                    job.finish([answers[i] for i in range(len(requests))])
+
+            self._scheduler.add(
+                [
+                    self._seat(request, trace, job, partial(on_end, index))
+                    for index, request in enumerate(requests)
+                ]
+            )
+
+        return self._worker.begin(begin, list)
 
     def stream(self, request: Request, *, trace: bool) -> Generator[StreamPiece, None, None]:
         """Yields one answer in pieces."""
-        return self._worker.stream(lambda job: self._emit(request, trace, job), StreamPiece)
+
+        def begin(job: Job) -> None:
+            cutter = PieceCutter(job.emit)
+
+            def on_end(seat: Seat) -> None:
+                if seat.error is not None:
+                    job.fail(seat.error)
+                    return
+                job.emit(cutter.last(self._generation(seat)))
+                job.finish(None)
+
+            self._scheduler.add([self._seat(request, trace, job, on_end, cutter)])
+
+        return self._worker.stream(begin, StreamPiece)
 
     def logits(
         self, input_ids: Tensor, attention_mask: Tensor | None, plans: Sequence[Plan]
@@ -105,52 +152,59 @@ class Runtime:
 
         return self._worker.call(work)
 
-    def _answer(
-        self, requests: Sequence[Request], trace: bool, job: Job, cutter: PieceCutter | None = None
-    ) -> list[Generation]:
-        """Decodes one batch, on the worker; empty if it was cancelled."""
-        rows = [Row(request, self._tokenizer) for request in requests]
-        recorder = Recorder() if trace else None
-        with self._applied([request.plan for request in requests], recorder):
-            decode(
-                self._model,
-                rows,
-                pad_id=self._pad_id,
-                on_text=cutter,
-                is_cancelled=lambda: job.is_cancelled,
-                recorder=recorder,
-            )
-        if any(row.finish_reason is None for row in rows):
-            return []
-        return [row.generation(self._trace(recorder, i, row)) for i, row in enumerate(rows)]
+    def lend(self, work: Callable[[PreTrainedModel], R]) -> R:
+        """Runs work on the bare model, between two steps of whatever is decoded."""
 
-    def _emit(self, request: Request, trace: bool, job: Job) -> None:
-        cutter = PieceCutter(job.emit)
-        for generation in self._answer([request], trace, job, cutter):
-            job.emit(cutter.last(generation))
+        def lent(_: Job) -> R:
+            with torch.inference_mode(mode=False), torch.enable_grad():
+                return work(self._model)
+
+        return self._worker.call(lent)
+
+    def _seat(
+        self,
+        request: Request,
+        trace: bool,
+        job: Job,
+        on_end: Callable[[Seat], None],
+        on_text: OnText | None = None,
+    ) -> Seat:
+        return Seat(
+            Row(request, self._tokenizer),
+            on_text=on_text,
+            on_end=on_end,
+            is_cancelled=lambda: job.is_cancelled,
+            is_traced=trace,
+        )
 
     @contextmanager
-    def _applied(self, plans: Sequence[Plan], recorder: Recorder | None = None) -> Iterator[None]:
-        """Follows the library, then applies the plans; on the worker only."""
-        self._surgery.refresh()
-        with self._surgery.activate(plans, recorder):
+    def _applied(self, plans: Sequence[Plan]) -> Iterator[None]:
+        """Applies plans to one forward pass, on the worker only.
+
+        Follows the library first, unless requests are being decoded, which rely on its state.
+        """
+        if not self._scheduler.is_running:
+            self._surgery.refresh()
+        with self._surgery.activate(plans):
             yield
 
-    def _trace(self, recorder: Recorder | None, index: int, row: Row) -> RoutingTrace | None:
+    def _generation(self, seat: Seat) -> Generation:
+        row, recorder = seat.row, seat.recorder
         if recorder is None:
-            return None
+            return row.generation()
         token_ids = (*row.request.prompt_ids, *row.token_ids[:-1])
-        return RoutingTrace.from_recorder(
+        trace = RoutingTrace.from_recorder(
             recorder,
-            request=index,
             token_ids=token_ids,
             tokens=[str(self._tokenizer.decode([i])) for i in token_ids],
             plan=row.request.plan,
         )
+        return row.generation(trace)
 
 
 def _undo(
     worker: Worker,
+    scheduler: Scheduler,
     surgery: Surgery,
     *,
     model: PreTrainedModel,
@@ -158,6 +212,7 @@ def _undo(
     library: AdapterLibrary | None,
 ) -> None:
     worker.close()
+    scheduler.close()
     surgery.remove()
     model.train(was_training)
     if library is not None:

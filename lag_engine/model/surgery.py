@@ -5,10 +5,12 @@ from __future__ import annotations
 import difflib
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
+from weakref import WeakValueDictionary
 
 from lag_engine.errors import AdapterMismatchError, ModelError
-from lag_engine.model.activation import Activation
+from lag_engine.model.activation import Activation, Part
 from lag_engine.model.linear import ActivePlans, RoutedLinear, features
+from lag_engine.model.resolved import ResolvedPlan
 from lag_engine.routing import GROUPED, Form, Plan
 
 if TYPE_CHECKING:
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from lag_engine.model.bank import AdapterBank, Shape
-    from lag_engine.routing.recorder import Recorder
 
 
 def install(model: nn.Module, bank: AdapterBank, *, form: Form = GROUPED) -> Surgery:
@@ -62,8 +63,14 @@ class Surgery:
         self._form = form
         self._plans = ActivePlans()
         self._routed: dict[str, RoutedLinear] = {}
+        self._resolved: WeakValueDictionary[Plan, ResolvedPlan] = WeakValueDictionary()
         self._generation: int | None = None
         self._removed = False
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the routed modules show the library as it is now."""
+        return self.bank.is_current and self.bank.generation == self._generation
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -88,6 +95,7 @@ class Surgery:
         self.bank.refresh()
         if self.bank.generation == self._generation:
             return False
+        self._resolved = WeakValueDictionary()
         wanted = self.bank.modules
         new = {name: self._base(name, wanted[name]) for name in wanted if name not in self._routed}
         for name in [name for name in self._routed if name not in wanted]:
@@ -97,26 +105,40 @@ class Surgery:
         self._generation = self.bank.generation
         return True
 
+    def resolve(self, plan: Plan) -> ResolvedPlan:
+        """Returns a plan over the library as it is now, to be activated until the next `refresh`.
+
+        Equal plans that are in use share one, and so do their tokens the work of a forward pass.
+
+        Raises:
+            PlanError: a selection this release cannot apply, or an adapter pinned in the slot of
+                the other kind.
+            AdapterNotFoundError: a name that is not in the library.
+        """
+        resolved = self._resolved.get(plan)
+        if resolved is None:
+            resolved = self._resolved[plan] = ResolvedPlan(self.bank, plan)
+        return resolved
+
     @contextmanager
-    def activate(
-        self, plans: Sequence[Plan], recorder: Recorder | None = None
-    ) -> Iterator[Activation]:
+    def activate(self, parts: Sequence[Part | Plan]) -> Iterator[None]:
         """Applies plans to every forward pass inside the context.
 
         Args:
-            plans: one for each row of the batch, or a single one for all rows.
-            recorder: collects the choices; None records nothing and costs nothing.
+            parts: whose tokens are whose, in their order; a bare plan stands for an equal share of
+                the tokens: for all where it is the only one, else for one row of the batch.
 
         Raises:
-            PlanError: no plan, a selection this release cannot apply, or an adapter pinned in the
-                slot of the other kind.
+            PlanError: there is no plan; or as for `resolve`.
             AdapterNotFoundError: a name that is not in the library.
             ModelError: other plans are active, or the surgery was removed.
         """
         self._require_idle()
-        self._plans.current = Activation(self.bank, plans, recorder)
+        self._plans.current = Activation(
+            [Part(self.resolve(part)) if isinstance(part, Plan) else part for part in parts]
+        )
         try:
-            yield self._plans.current
+            yield
         finally:
             self._plans.current = None
 

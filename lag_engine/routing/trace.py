@@ -72,21 +72,19 @@ class RoutingTrace:
         cls,
         recorder: Recorder,
         *,
-        request: int,
         token_ids: Sequence[int],
         tokens: Sequence[str],
         plan: Plan,
     ) -> RoutingTrace:
-        """Returns the trace of one row of the recorded batch.
+        """Returns the trace of a recorded request.
 
         Args:
-            recorder: what was active while the batch ran.
-            request: row of the batch.
+            recorder: what was active while the request ran.
             token_ids: prompt and generated tokens; what was not fed to the model is cut off.
             tokens: the text of each.
             plan: the request's plan.
         """
-        decisions = tuple(recorder.decisions(request))
+        decisions = tuple(recorder.decisions())
         n_tokens = min((len(item.rows) for item in decisions), default=len(token_ids))
         return cls(tuple(token_ids[:n_tokens]), tuple(tokens[:n_tokens]), plan, decisions)
 

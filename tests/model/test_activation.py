@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lag_engine.errors import AdapterNotFoundError, ModelError, PlanError
+from lag_engine.model.activation import Part
 from lag_engine.model.bank import AdapterBank
 from lag_engine.model.surgery import install
 from lag_engine.routing import LAG, Generated, Latent, Pinned, Plan, Recorder, Routed
@@ -37,7 +38,10 @@ def routed(make_model, make_adapters, memory_library):
 @torch.no_grad()
 def logits(routed, plans, ids, recorder=None, **inputs):
     model, surgery = routed
-    with surgery.activate(plans, recorder):
+    if recorder is not None:
+        [plan] = plans
+        plans = [Part(surgery.resolve(plan), recorder=recorder)]
+    with surgery.activate(plans):
         return model(ids, **inputs).logits
 
 
@@ -202,7 +206,7 @@ def test_a_slot_without_adapters_of_its_kind_applies_nothing_visibly(
     with install(model, AdapterBank(memory_library(documents))) as surgery:
         found = logits((model, surgery), [Plan.from_mode("rag+lag")], ids, recorder)
     assert torch.equal(found, base)
-    assert recorder.decisions(0) == []
+    assert recorder.decisions() == []
 
 
 def test_an_unknown_name_is_refused_before_any_forward_with_near_matches(routed):
@@ -240,34 +244,57 @@ def test_plans_that_do_not_match_the_batch_are_refused(routed, token_ids):
         logits(routed, [PLANS["lag"], PLANS["base"]], token_ids(3))
 
 
-def test_the_recorder_sees_real_tokens_of_each_row(routed, token_ids):
-    ids, recorder = token_ids(2, 6), Recorder()
-    mask = torch.tensor([[1] * 6, [0, 0, 1, 1, 1, 1]])
-    recorder.expect(mask)
-    plans = [PLANS["prag+lag"], Plan.from_mode("lag", floor=1e9)]
-    logits(routed, plans, ids, recorder, attention_mask=mask)
-    first, second = recorder.decisions(0), recorder.decisions(1)
-    assert {len(item.rows) for item in first} == {6}
-    assert {len(item.rows) for item in second} == {4}
-    assert all((item.rows == -1).all() for item in second), "the floor keeps all on the base"
-    pinned = [item for item in first if item.slot == "knowledge"]
-    applied = {item.names[row] for item in pinned for row in item.rows.flatten() if row >= 0}
-    assert applied == {"doc2"}
+def test_consecutive_tokens_of_different_requests_are_told_apart(routed, token_ids):
+    """As in a packed batch: one row, whose tokens belong to three requests."""
+    model, surgery = routed
+    x = torch.randn(1, 9, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    linear = model.get_submodule(surgery.modules[0])
+    names = ["prag+lag", "base", "lag"]
+    first, last = Recorder(), Recorder()
+    plans = [surgery.resolve(PLANS[name]) for name in names]
+    parts = [
+        Part(plan, n_tokens, 1, recorder)
+        for plan, n_tokens, recorder in zip(plans, (4, 3, 2), (first, None, last), strict=True)
+    ]
+
+    def alone(plan, tokens):
+        with surgery.activate([plan]):
+            return linear(tokens)
+
+    def expected(pieces):
+        outs = [alone(PLANS[name], piece) for name, piece in zip(names, pieces, strict=True)]
+        return torch.cat(outs, dim=1)
+
+    with torch.no_grad():
+        with surgery.activate(parts):
+            packed, kept = linear(x), linear(x[:, [3, 6, 8]])
+        torch.testing.assert_close(packed, expected(x.split((4, 3, 2), dim=1)), **CLOSE)
+        torch.testing.assert_close(kept, expected(x[:, [3, 6, 8]].split(1, dim=1)), **CLOSE)
+    assert {len(item.rows) for item in first.decisions()} == {4 + 1}
+    assert {len(item.rows) for item in last.decisions()} == {2 + 1}
+    pinned = [item for item in first.decisions() if item.slot == "knowledge"]
     assert all(item.scores[item.rows >= 0].isnan().all() for item in pinned)
+
+
+def test_a_floor_that_nothing_reaches_keeps_all_on_the_base_visibly(routed, token_ids):
+    recorder = Recorder()
+    logits(routed, [Plan.from_mode("lag", floor=1e9)], token_ids(), recorder)
+    assert recorder.decisions()
+    assert all((item.rows == -1).all() for item in recorder.decisions())
 
 
 def test_a_pinned_adapter_that_skips_a_module_is_visible_there(routed, make_adapters, token_ids):
     adapter = next(a for a in make_adapters() if a.name == "doc1")
     recorder = Recorder()
     logits(routed, [Plan.from_mode("prag", adapters=["doc1"])], token_ids(), recorder)
-    decisions = recorder.decisions(0)
+    decisions = recorder.decisions()
     skipped = {item.module for item in decisions if (item.rows == -1).all()}
     assert skipped
     assert {item.module for item in decisions} - skipped == set(adapter.modules)
 
 
 def test_recording_changes_no_answer(routed, token_ids):
-    ids = token_ids(2)
+    ids = token_ids()
     plain = logits(routed, [PLANS["lag"]], ids)
     assert torch.equal(logits(routed, [PLANS["lag"]], ids, Recorder()), plain)
 
@@ -275,7 +302,7 @@ def test_recording_changes_no_answer(routed, token_ids):
 def test_a_long_prefill_is_chunked_without_changing_it(routed, token_ids, monkeypatch):
     ids = token_ids(3, 11)
     whole = logits(routed, [PLANS["lag"], PLANS["arrow"], PLANS["lag"]], ids)
-    monkeypatch.setattr("lag_engine.model.activation.CHUNK_TOKENS", 4)
+    monkeypatch.setattr("lag_engine.model.resolved.CHUNK_TOKENS", 4)
     chunked = logits(routed, [PLANS["lag"], PLANS["arrow"], PLANS["lag"]], ids)
     torch.testing.assert_close(chunked, whole, **CLOSE)
 
@@ -285,6 +312,6 @@ def test_only_the_named_candidates_are_read(routed, token_ids):
     recorder = Recorder()
     logits(routed, [plan], token_ids(), recorder)
     used = {
-        item.names[row] for item in recorder.decisions(0) for row in item.rows.flatten() if row >= 0
+        item.names[row] for item in recorder.decisions() for row in item.rows.flatten() if row >= 0
     }
     assert used == {"doc1", "doc2"}

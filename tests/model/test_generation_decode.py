@@ -1,4 +1,4 @@
-"""Decoding a batch: each row ends by its own limits and writes what it writes alone."""
+"""Decoding, paged and solo: each row ends by its own limits and writes what it writes alone."""
 
 from __future__ import annotations
 
@@ -6,8 +6,13 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from lag_engine.model.generation import Request, Row, decode
+from lag_engine.model.bank import AdapterBank
+from lag_engine.model.generation import Request, Row
+from lag_engine.model.paged import PagedDecoder
 from lag_engine.model.sampling import Sampling
+from lag_engine.model.scheduler import Scheduler
+from lag_engine.model.seat import Seat
+from lag_engine.model.surgery import install
 from lag_engine.routing.plan import Plan
 
 BASE = Plan.from_mode("base")
@@ -18,10 +23,36 @@ def request(prompt_ids, *, end_ids=(), **options):
     return Request(tuple(prompt_ids), BASE, sampling, frozenset(end_ids), sampling.max_new_tokens)
 
 
-def run(model, tokenizer, *requests, **options):
+@pytest.fixture(params=["paged", "solo"], autouse=True)
+def decoder(request, monkeypatch):
+    monkeypatch.setattr(PagedDecoder, "can_decode", lambda _: request.param == "paged")
+    return request.param
+
+
+def decode(model, rows, *, on_text=None, is_cancelled=lambda: False):
+    """Steps a scheduler until all rows are at their ends, and returns its seats."""
+    seats = [
+        Seat(
+            row,
+            on_text=on_text,
+            on_end=lambda seat: None,
+            is_cancelled=is_cancelled,
+            is_traced=False,
+        )
+        for row in rows
+    ]
+    with install(model, AdapterBank(None)) as surgery, torch.inference_mode():
+        scheduler = Scheduler(model, surgery, pad_id=0, max_batch=4, max_waiting=9)
+        scheduler.add(seats)
+        while not scheduler.is_idle:
+            scheduler.step()
+        scheduler.close()
+    return seats
+
+
+def run(model, tokenizer, *requests):
     rows = [Row(r, tokenizer) for r in requests]
-    with torch.inference_mode():
-        decode(model, rows, pad_id=0, **options)
+    decode(model, rows)
     return [row.generation() for row in rows]
 
 
@@ -48,7 +79,7 @@ def test_cached_decoding_equals_a_full_forward_for_each_token(text_model, byte_t
 @pytest.mark.parametrize(
     "options", [{}, {"temperature": 1.0, "seed": 7}, {"repetition_penalty": 1.5}]
 )
-def test_left_padded_rows_equal_the_rows_alone(text_model, byte_tokenizer, options):
+def test_rows_together_equal_the_rows_alone(text_model, byte_tokenizer, options):
     requests = [request(ids, **options) for ids in PROMPTS]
     together = run(text_model, byte_tokenizer, *requests)
     alone = [run(text_model, byte_tokenizer, r)[0] for r in requests]
@@ -93,7 +124,6 @@ def test_a_cancelled_batch_ends_at_the_next_token(text_model, byte_tokenizer):
     decode(
         text_model,
         [row],
-        pad_id=0,
         on_text=lambda row, text: heard.append(row.token_ids[-1]),
         is_cancelled=lambda: len(heard) == 3,
     )

@@ -26,6 +26,16 @@ def counting(job):
         job.emit(n)
         n += 1
         time.sleep(0.001)
+    job.finish(None)
+
+
+def emitting(n):
+    def work(job):
+        for i in range(n):
+            job.emit(i)
+        job.finish(None)
+
+    return work
 
 
 def test_all_work_runs_on_one_other_thread(worker):
@@ -62,7 +72,7 @@ def test_an_error_in_a_stream_follows_the_items_before_it(worker):
 def test_inference_mode_stays_inside_the_worker(worker):
     assert worker.call(lambda _: torch.is_inference_mode_enabled())
     assert not torch.is_inference_mode_enabled()
-    for _ in worker.stream(lambda job: [job.emit(i) for i in range(3)], int):
+    for _ in worker.stream(emitting(3), int):
         assert torch.is_grad_enabled()
         assert not torch.is_inference_mode_enabled()
 
@@ -83,7 +93,7 @@ def test_a_stream_starts_at_its_first_item_and_ends_when_closed(worker):
 
 
 def test_a_slow_reader_does_not_hold_the_worker(worker):
-    stream = worker.stream(lambda job: [job.emit(i) for i in range(100)], int)
+    stream = worker.stream(emitting(100), int)
     assert next(stream) == 0
     assert worker.call(lambda _: "free") == "free"
     assert list(stream) == list(range(1, 100))
@@ -114,3 +124,46 @@ def test_closing_fails_the_running_and_the_waiting_and_all_that_come_later():
     with pytest.raises(GenerationError, match="closed"):
         worker.call(lambda _: 1)
     assert not worker._thread.is_alive()
+
+
+class Countdown:
+    """Background work of n steps, each told to whoever asked for it."""
+
+    def __init__(self):
+        self.jobs = []
+
+    @property
+    def is_idle(self):
+        return not self.jobs
+
+    def step(self):
+        for job, left in self.jobs:
+            if left == 0:
+                job.finish("done")
+        self.jobs = [(job, left - 1) for job, left in self.jobs if left]
+
+
+def test_begun_work_goes_on_in_steps_while_other_jobs_come_and_go():
+    background = Countdown()
+    worker = Worker(background)
+    ends = []
+
+    def begin(n):
+        ends.append(worker.begin(lambda job: background.jobs.append((job, n)), str))
+
+    threads = [threading.Thread(target=begin, args=(n,)) for n in (500, 3)]
+    for thread in threads:
+        thread.start()
+    assert worker.call(lambda _: "between") == "between"
+    for thread in threads:
+        thread.join()
+    assert ends == ["done"] * 2
+    assert background.is_idle
+    worker.close()
+
+
+def test_begun_work_may_fail_at_once_or_later(worker):
+    with pytest.raises(ZeroDivisionError):
+        worker.begin(lambda _: 1 / 0, str)
+    with pytest.raises(KeyError):
+        worker.begin(lambda job: job.fail(KeyError("later")), str)

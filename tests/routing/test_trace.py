@@ -7,7 +7,6 @@ import json
 import pytest
 import torch
 
-from lag_engine.errors import ModelError
 from lag_engine.routing import Decisions, Pinned, Plan, Recorder, RoutingTrace
 from lag_engine.routing.trace import layer_of
 
@@ -114,43 +113,28 @@ def test_the_layer_is_the_first_number_of_the_path(module, layer):
     assert layer_of(module) == layer
 
 
-def record(recorder, rows, requests):
+def record(recorder, rows, module="m"):
     rows = torch.tensor(rows)
     ones = torch.ones(rows.shape)
-    recorder.record("m", "task", NAMES, requests=requests, rows=rows, scores=ones, weights=ones)
+    recorder.record(module, "task", NAMES, rows, ones, ones)
 
 
-def test_a_recorder_joins_forward_passes_and_leaves_out_padding():
+def test_a_recorder_joins_forward_passes():
     recorder = Recorder()
-    recorder.expect(torch.tensor([[0, 1, 1], [1, 1, 1]]))
-    record(recorder, [[[0], [1], [2]], [[2], [1], [0]]], (0, 1))
-    recorder.expect(torch.tensor([[True], [False]]))
-    record(recorder, [[[1]], [[1]]], (0, 1))
-    rows = [recorder.decisions(request)[0].rows.flatten().tolist() for request in (0, 1)]
-    assert rows == [[1, 2, 1], [2, 1, 0]]
-    assert recorder.decisions(2) == []
-
-
-def test_a_recorder_keeps_rows_of_different_plans_apart():
-    recorder = Recorder()
-    record(recorder, [[[0], [1]]], (1,))
-    record(recorder, [[[2, 0], [1, 0]]], (0,))
-    assert recorder.decisions(1)[0].rows.tolist() == [[0], [1]]
-    assert recorder.decisions(0)[0].rows.tolist() == [[2, 0], [1, 0]]
-
-
-def test_a_module_that_sees_other_positions_cannot_be_traced():
-    recorder = Recorder()
-    recorder.expect(torch.ones(1, 4))
-    with pytest.raises(ModelError, match="4 positions"):
-        record(recorder, [[[0], [1]]], (0,))
+    record(recorder, [[1], [2]])
+    record(recorder, [[0]], "n")
+    record(recorder, [[1]])
+    assert [(d.module, d.rows.tolist()) for d in recorder.decisions()] == [
+        ("m", [[1], [2], [1]]),
+        ("n", [[0]]),
+    ]
 
 
 def test_a_trace_is_cut_to_the_tokens_that_were_fed():
     recorder = Recorder()
-    record(recorder, [[[0], [1]]], (0,))
+    record(recorder, [[0], [1]])
     trace = RoutingTrace.from_recorder(
-        recorder, request=0, token_ids=[7, 8, 9], tokens=["x", "y", "z"], plan=TASK
+        recorder, token_ids=[7, 8, 9], tokens=["x", "y", "z"], plan=TASK
     )
     assert (trace.token_ids, trace.tokens) == ((7, 8), ("x", "y"))
     assert trace.share("token") == {0: {"a": 1.0}, 1: {"b": 1.0}}

@@ -1,0 +1,217 @@
+"""One plan resolved to the rows of a library's stacks: what its slots do in each module.
+
+A plan names adapters and routers; a resolved plan holds the stacks, rows and gathered factors. It
+shows the library as it was when it was resolved, however often it is applied.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lag_engine.errors import PlanError
+from lag_engine.routing import (
+    NOT_APPLIED,
+    SLOTS,
+    Choice,
+    Form,
+    Generated,
+    Latent,
+    Pinned,
+    Plan,
+    Routed,
+    Router,
+    Slot,
+)
+from lag_engine.routing.scores import accumulation_dtype
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lag_engine.model.bank import AdapterBank, ResidentStack
+
+CHUNK_TOKENS = 512
+"""Tokens routed at once: bounds the (T, N) scores of a long prefill."""
+
+
+class Update(NamedTuple):
+    """One slot's update of some tokens, and the choice behind it.
+
+    Attributes:
+        total: (T, D_out), float32 or better.
+        rows: (T, K); -1 where nothing is applied.
+        scores: (T, K); NaN where pinned.
+        weights: (T, K).
+    """
+
+    total: Tensor
+    rows: Tensor
+    scores: Tensor
+    weights: Tensor
+
+
+class RoutedSlot(NamedTuple):
+    """A router at work on one module."""
+
+    router: Router
+    stack: ResidentStack
+    allowed: Tensor | None  # (N,)
+
+    def update(self, x: Tensor, form: Form) -> Update:
+        """Returns the update of the chosen adapters; x is (T, D_in)."""
+        if len(x) <= CHUNK_TOKENS:
+            return self._update(x, form)
+        parts = [self._update(chunk, form) for chunk in x.split(CHUNK_TOKENS)]
+        return Update(*map(torch.cat, zip(*parts, strict=True)))
+
+    def _update(self, x: Tensor, form: Form) -> Update:
+        choice: Choice = self.router.route(x, self.stack, allowed=self.allowed, form=form)
+        total = form.apply(choice.z, choice.weights, choice.rows, self.stack)
+        return Update(total, choice.rows, choice.scores, choice.weights)
+
+
+class PinnedSlot:
+    """Fixed adapters on one module; their factors are gathered once.
+
+    Args:
+        stack: the module's adapters.
+        rows: the pinned ones that update this module; (K,).
+        weights: theirs; (K,).
+    """
+
+    def __init__(self, stack: ResidentStack, rows: Tensor, weights: Tensor) -> None:
+        self.stack = stack
+        self._rows, self._weights = rows, weights
+        self._factors = _Gathered(stack, rows)
+
+    def update(self, x: Tensor, form: Form) -> Update:
+        """Returns the weighted sum of the updates; x is (T, D_in)."""
+        n_tokens, n_pinned = x.shape[0], len(self._rows)
+        local = torch.arange(n_pinned, device=x.device)
+        z = form.project(x, local, self._factors)
+        total = form.apply(z, self._weights, local, self._factors)
+        scores = total.new_full((n_tokens, n_pinned), torch.nan)
+        shape = (n_tokens, -1)
+        return Update(total, self._rows.expand(shape), scores, self._weights.expand(shape))
+
+
+class Uncovered(NamedTuple):
+    """A module that other adapters update but none of the pinned ones: visibly on the base."""
+
+    stack: ResidentStack
+    d_out: int
+
+    def update(self, x: Tensor, form: Form) -> Update:
+        """Returns a zero update that names no adapter."""
+        del form
+        none = x.new_zeros((x.shape[0], 1), dtype=accumulation_dtype(x))
+        rows = torch.full_like(none, NOT_APPLIED, dtype=torch.long)
+        return Update(none.expand(-1, self.d_out), rows, none, none)
+
+
+ActiveSlot = RoutedSlot | PinnedSlot | Uncovered
+
+
+class ResolvedPlan:
+    """A plan over one state of a library; its slots are resolved when a module first asks.
+
+    Args:
+        bank: the library's stacks; must not change while this is used.
+        plan: what to apply.
+
+    Raises:
+        PlanError: a selection this release cannot apply, or an adapter pinned in the slot of the
+            other kind.
+        AdapterNotFoundError: a name that is not in the library.
+    """
+
+    def __init__(self, bank: AdapterBank, plan: Plan) -> None:
+        _check(bank, plan)
+        self.plan = plan
+        self._bank = bank
+        self._slots: dict[str, tuple[tuple[Slot, ActiveSlot], ...]] = {}
+
+    def slots(self, module: str, device: torch.device) -> tuple[tuple[Slot, ActiveSlot], ...]:
+        """Returns what the plan does in one module: the slots where there is something."""
+        if module not in self._slots:
+            found = [(slot, self._slot(module, slot, device)) for slot in SLOTS]
+            self._slots[module] = tuple((slot, active) for slot, active in found if active)
+        return self._slots[module]
+
+    def _slot(self, module: str, slot: Slot, device: torch.device) -> ActiveSlot | None:
+        selection = self.plan.selection(slot)
+        stack = None if selection is None else self._bank.stack(module, slot, device)
+        if stack is None:
+            return None
+        if isinstance(selection, Routed):
+            return RoutedSlot(selection.router, stack, _allowed(selection, stack))
+        assert isinstance(selection, Pinned)
+        return _pin(selection, stack)
+
+
+class _Gathered:
+    """A few rows of a stack, factors included, as a stack of their own."""
+
+    def __init__(self, stack: ResidentStack, rows: Tensor) -> None:
+        self.arrow, self.singular = stack.arrow[rows], stack.singular[rows]
+        self._A, self._B = stack.A(rows), stack.B(rows)
+
+    def A(self, rows: Tensor) -> Tensor:
+        return self._A[rows]
+
+    def B(self, rows: Tensor) -> Tensor:
+        return self._B[rows]
+
+
+def _pin(selection: Pinned, stack: ResidentStack) -> PinnedSlot | Uncovered:
+    """Returns the pinned adapters that update the stack's module."""
+    here = [
+        (stack.row_of[name], weight) for name, weight in selection.items if name in stack.row_of
+    ]
+    if not here:
+        return Uncovered(stack, stack.B(torch.zeros(1, dtype=torch.long)).shape[-1])
+    rows, weights = zip(*here, strict=True)
+    return PinnedSlot(
+        stack,
+        torch.tensor(rows, device=stack.arrow.device),
+        torch.tensor(weights, dtype=stack.arrow.dtype, device=stack.arrow.device),
+    )
+
+
+def _allowed(selection: Routed, stack: ResidentStack) -> Tensor | None:
+    """Returns the candidates of a stack as a mask; (N,)."""
+    if selection.candidates is None:
+        return None
+    rows = [stack.row_of[name] for name in selection.candidates if name in stack.row_of]
+    allowed = torch.zeros(len(stack.names), dtype=torch.bool)
+    allowed[rows] = True
+    return allowed.to(stack.arrow.device)
+
+
+def _check(bank: AdapterBank, plan: Plan) -> None:
+    """Refuses what cannot be applied, before any forward pass."""
+    for slot in plan.slots:
+        selection = plan.selection(slot)
+        if isinstance(selection, Latent | Generated):
+            raise PlanError(
+                "Expected the slots to hold Routed or Pinned selections",
+                f"Found {type(selection).__name__} in the {slot} slot: a later release brings it",
+                "Use Pinned with a stored adapter",
+            )
+        if isinstance(selection, Routed):
+            bank.require(selection.candidates or ())
+        elif selection is not None:
+            bank.require(selection.names)
+            _check_kind(bank, slot, selection.names)
+
+
+def _check_kind(bank: AdapterBank, slot: Slot, names: Sequence[str]) -> None:
+    others = [name for name in names if name not in bank.names(slot)]
+    if others:
+        raise PlanError(
+            f"Expected {slot} adapters in the {slot} slot",
+            f"Found {', '.join(map(repr, others[:5]))} of the other kind",
+            "Pin each adapter in the slot of its own kind",
+        )
