@@ -48,7 +48,7 @@ def create_app(
     names = ModelNames(engine, served_name, auto_mode=auto_mode)
     service = Service(engine, names, trace=trace)
     app = FastAPI(title="LAG", summary="A local model that chooses its LoRA adapters.")
-    install_handlers(app)
+    install_handlers(app, engine)
 
     @app.post("/v1/chat/completions")
     async def chat(request: ChatRequest, http: Request) -> Response:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from fastapi import FastAPI, Request
 
+    from lag_engine.model.engine import LAGEngine
+
 logger = logging.getLogger(__name__)
 
 _KINDS: tuple[tuple[type[LagError], int, str | None], ...] = (
@@ -49,10 +51,22 @@ def body_of(error: BaseException) -> dict[str, Any]:
     return _body("The server failed; its log tells why.", 500)
 
 
-def install_handlers(app: FastAPI) -> None:
-    """Makes every failure of the app an error in OpenAI's form."""
-    app.add_exception_handler(LagError, _on_error)
-    app.add_exception_handler(Exception, _on_error)
+def install_handlers(app: FastAPI, engine: LAGEngine) -> None:
+    """Makes every failure of the app an error in OpenAI's form.
+
+    Args:
+        app: gets the handlers.
+        engine: when it is closed, no failure is the client's.
+    """
+
+    async def on_error(request: Request, error: Exception) -> JSONResponse:
+        if engine.is_closed:
+            return JSONResponse(_CLOSED, HTTPStatus.SERVICE_UNAVAILABLE)
+        report(error)
+        return JSONResponse(body_of(error), status_of(error))
+
+    app.add_exception_handler(LagError, on_error)
+    app.add_exception_handler(Exception, on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
 
@@ -61,11 +75,6 @@ def report(error: BaseException) -> None:
     """Logs what only the server's owner can mend."""
     if status_of(error) >= 500:
         logger.error("A request failed", exc_info=error)
-
-
-async def _on_error(request: Request, error: Exception) -> JSONResponse:
-    report(error)
-    return JSONResponse(body_of(error), status_of(error))
 
 
 async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
@@ -93,3 +102,6 @@ def _body(
 ) -> dict[str, Any]:
     kind = "invalid_request_error" if status < 500 else "server_error"
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+_CLOSED = _body("Expected an open engine. The server is closing. Ask again when it is back.", 503)

@@ -70,12 +70,12 @@ class ModelNames:
     def list(self) -> Iterator[dict[str, Any]]:
         """Every served model, as OpenAI describes one."""
         yield self._card(self.base, mode="base")
-        if self._engine.library is None:
-            return
-        yield self._card(AUTO, mode=self.auto_mode)
+        library = self._engine.library
+        if library is not None:
+            yield self._card(AUTO, mode=self.auto_mode)
         for mode in self.modes:
             yield self._card(f"{self.base}@{mode}", mode=mode)
-        for info in self._engine.library.list():
+        for info in library.list() if library is not None else ():
             yield self._adapter_card(info)
 
     def find(self, name: str) -> dict[str, Any]:
