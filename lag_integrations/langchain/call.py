@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.messages import BaseMessage
 
 from lag_engine import GenerationError
+from lag_integrations.aio import iterate
 from lag_integrations.call_settings import TraceDetail, engine_options, refuse_unknown
 from lag_integrations.document_use import decide
 from lag_integrations.engines import get_engine
@@ -57,6 +59,13 @@ class Call:
     def stream(self) -> Generator[StreamPiece, None, None]:
         """The engine's pieces of the answer; closing it ends the generation."""
         yield from self.engine.stream(self.prompt, **self.options)
+
+    async def agenerate(self) -> Generation:
+        """The engine's answer; the event loop stays free, and cancelling ends the generation."""
+        async with aclosing(iterate(self.stream)) as pieces:
+            *_, last = [piece async for piece in pieces]
+        assert last.generation is not None
+        return last.generation
 
     def metadata(self, generation: Generation) -> dict[str, Any]:
         """The response metadata of the finished answer."""

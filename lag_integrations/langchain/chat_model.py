@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, closing
 from typing import Any
@@ -47,10 +48,11 @@ class LAGChatModel(LAGSettings, BaseChatModel):
     survives every wrapper and agent. A keyword beats the config. A call also takes `plan`, in place
     of mode, adapters and routing, and `guide`, a `lag_engine.Guide` that the answer must match.
 
-    The arguments are those of `LAGSettings`.
+    Args:
+        streaming: makes `invoke` stream internally. The other arguments are those of `LAGSettings`.
     """
 
-    __doc__ += f"\n{LAGSettings.__doc__}"
+    streaming: bool = False
 
     @property
     def _llm_type(self) -> str:
@@ -162,17 +164,9 @@ class LAGChatModel(LAGSettings, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        def results() -> Iterator[ChatResult | None]:  # None at each step, where it can be ended
-            call = prepare(self, messages, stop=stop, arguments=kwargs)
-            with closing(call.stream()) as pieces:
-                for piece in pieces:
-                    done = piece.generation
-                    yield None if done is None else to_chat_result(done, call.metadata(done))
-
-        async with aclosing(iterate(results)) as steps:
-            *_, result = [step async for step in steps]
-        assert result is not None
-        return result
+        call = await asyncio.to_thread(prepare, self, messages, stop=stop, arguments=kwargs)
+        generation = await call.agenerate()
+        return to_chat_result(generation, call.metadata(generation))
 
     async def _astream(
         self,

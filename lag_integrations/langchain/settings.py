@@ -32,6 +32,7 @@ HOSTED_ARGUMENTS = frozenset({"api_key", "base_url", "max_retries", "timeout"})
 
 LOADING = ("revision", "dtype", "device", "quantization")
 PACKAGE = "lag-integrations"
+VERSION = version(PACKAGE)
 
 
 class LAGSettings(BaseLanguageModel[Any]):
@@ -55,7 +56,6 @@ class LAGSettings(BaseLanguageModel[Any]):
         logprobs: whether the answer tells each token's log-probability.
         top_logprobs: how many alternatives it tells of each token; implies `logprobs`.
         trace: how much routing the answer's metadata tells. "none" is free.
-        streaming: makes `invoke` stream internally.
         revision: of a hub id.
         dtype: "auto" or a torch dtype's name.
         device: "auto" or a torch device's name.
@@ -77,7 +77,6 @@ class LAGSettings(BaseLanguageModel[Any]):
     logprobs: bool = False
     top_logprobs: int | None = None
     trace: TraceDetail = "summary"
-    streaming: bool = False
     revision: str | None = None
     dtype: str = "auto"
     device: str = "auto"
@@ -95,7 +94,7 @@ class LAGSettings(BaseLanguageModel[Any]):
 
     @model_validator(mode="after")
     def _set_lag_version(self) -> Self:
-        self._add_version(PACKAGE, version(PACKAGE))
+        self._add_version(PACKAGE, VERSION)
         return self
 
     @classmethod
@@ -152,7 +151,7 @@ class LAGSettings(BaseLanguageModel[Any]):
             **{name: getattr(self, name) for name in names},
             "model_fingerprint": model_fingerprint(self.engine_key),
             "library_fingerprint": library_fingerprint(self.engine_key),
-            "version": version(PACKAGE),
+            "version": VERSION,
         }
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
