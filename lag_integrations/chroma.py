@@ -195,7 +195,7 @@ def replace_entries(client: ClientAPI, collection: Collection, entries: Sequence
     _check_ids([entry.id for entry in entries])
     for entry in entries:
         _check_metadata(entry)
-    _become_writer(client)
+    become_writer(client)
     size = client.get_max_batch_size()
     for start in range(0, len(entries), size):
         batch = entries[start : start + size]
@@ -210,6 +210,21 @@ def replace_entries(client: ClientAPI, collection: Collection, entries: Sequence
                 metadatas=[_present(entry.metadata) for entry in batch],  # type: ignore[misc]
             )
     return len(entries)
+
+
+def become_writer(client: ClientAPI) -> None:
+    """Makes this process the folder's one writer until `close_client` or its end.
+
+    Raises:
+        LagError: another process writes the folder.
+    """
+    settings = client.get_settings()
+    if not settings.is_persistent:
+        return
+    folder = Path(settings.persist_directory).resolve()
+    with _lock:
+        if folder not in _writing:
+            _writing[folder] = _locked(folder)
 
 
 @contextmanager
@@ -302,17 +317,6 @@ def _check_dimension(collection: Collection, entries: Sequence[Entry]) -> None:
         raise InvalidArgumentError(
             f"a dimension of {len(odd[0].vector)} instead of {len(first)} for {odd[0].id!r}"
         )
-
-
-def _become_writer(client: ClientAPI) -> None:
-    """Holds the folder's lock until the client is closed or the process ends."""
-    settings = client.get_settings()
-    if not settings.is_persistent:
-        return
-    folder = Path(settings.persist_directory).resolve()
-    with _lock:
-        if folder not in _writing:
-            _writing[folder] = _locked(folder)
 
 
 def _locked(folder: Path) -> int:
