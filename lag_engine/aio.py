@@ -9,14 +9,17 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import closing, suppress
 from typing import Any, TypeVar
 
+from lag_engine.cancellation import CancelScope
+
 T = TypeVar("T")
 
 
 async def iterate(make: Callable[[], Iterator[T]]) -> AsyncGenerator[T, None]:
     """Yields what the iterator yields, which is made, run and closed on one thread of its own.
 
-    When the consumer is cancelled or stops early, the iterator is closed at its next item, so that
-    nothing goes on generating for nobody. Context variables are the caller's.
+    When the consumer is cancelled or stops early, so is what the iterator waits for in an engine,
+    and the iterator is closed: nothing goes on generating, or waits to, for nobody. Context
+    variables are the caller's.
 
     Args:
         make: returns the iterator; a generator, so that closing it frees what it holds.
@@ -33,7 +36,7 @@ async def iterate(make: Callable[[], Iterator[T]]) -> AsyncGenerator[T, None]:
         if event[0] == "error":
             raise event[1]
     finally:
-        pump.stop.set()
+        pump.scope.cancel()
 
 
 class _Pump:
@@ -41,13 +44,13 @@ class _Pump:
         self.make = make
         self.loop = asyncio.get_running_loop()
         self.events: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
-        self.stop = threading.Event()
+        self.scope = CancelScope()
 
     def run(self) -> None:
         try:
-            with closing(self.make()) as items:  # type: ignore[type-var]
+            with self.scope, closing(self.make()) as items:  # type: ignore[type-var]
                 for item in items:
-                    if self.stop.is_set():
+                    if self.scope.is_cancelled:
                         return
                     self._put("item", item)
             self._put("end", None)

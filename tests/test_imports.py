@@ -16,10 +16,12 @@ ROOT = Path(lag_engine.__file__).parents[1]
 
 MAY_IMPORT = {
     "errors": set(),
-    "aio": set(),
+    "cancellation": set(),
+    "aio": {"cancellation"},
     "routing": {"errors"},
     "adapters": {"errors"},
-    "model": {"errors", "routing", "adapters", "tiny"},  # tiny: for the path behind "lag-tiny"
+    # tiny: for the path behind "lag-tiny".
+    "model": {"errors", "cancellation", "routing", "adapters", "tiny"},
     "documents": {"errors", "routing", "adapters", "model"},
     "tiny": {"errors", "routing", "adapters", "model", "documents"},
     "evaluation": {"errors", "routing", "adapters", "model", "documents"},

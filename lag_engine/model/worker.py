@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 
+from lag_engine.cancellation import CancelScope
 from lag_engine.errors import GenerationError
 
 if TYPE_CHECKING:
@@ -55,8 +56,9 @@ class Job:
         return self._cancelled.is_set()
 
     def cancel(self) -> None:
-        """Asks the work to end at its next step."""
+        """Asks the work to end at its next step; whoever waits for it stops waiting."""
         self._cancelled.set()
+        self.results.put(("error", _cancelled()))
 
     def emit(self, item: Any) -> None:
         """Hands an intermediate result to the caller; never waits for it."""
@@ -70,7 +72,7 @@ class Job:
         """Ends the job with an error, run or not."""
         # First the error, then the flag: what cancelled work returns must not arrive before it.
         self.results.put(("error", error))
-        self.cancel()
+        self._cancelled.set()
 
     def run(self) -> None:
         """Runs the work; its result or its error goes to the caller, never into this thread."""
@@ -169,6 +171,7 @@ class Worker:
                 raise _closed()
             self._waiting.add(job)
             self._jobs.put(job)
+        CancelScope.join(job)
 
     def _forget(self, job: Job) -> None:
         job.cancel()
@@ -196,6 +199,12 @@ def _next_result(job: Job) -> tuple[str, Any]:
     if kind == "error":
         raise value
     return kind, value
+
+
+def _cancelled() -> GenerationError:
+    return GenerationError(
+        "Expected somebody to wait for the answer", "it was cancelled", "Ask again if it is needed"
+    )
 
 
 def _closed() -> GenerationError:
