@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 
 from lag_engine.errors import (
     AdapterNotFoundError,
+    BusyError,
     GenerationError,
     LagError,
     PlanError,
@@ -32,6 +33,7 @@ _KINDS: tuple[tuple[type[LagError], int, str | None], ...] = (
     (UnknownModelError, HTTPStatus.NOT_FOUND, "model_not_found"),
     (AdapterNotFoundError, HTTPStatus.NOT_FOUND, "model_not_found"),
     (PromptTooLongError, HTTPStatus.BAD_REQUEST, "context_length_exceeded"),
+    (BusyError, HTTPStatus.SERVICE_UNAVAILABLE, "overloaded"),
     (PlanError, HTTPStatus.BAD_REQUEST, "invalid_plan"),
     (GenerationError, HTTPStatus.BAD_REQUEST, None),
 )
@@ -73,7 +75,7 @@ def install_handlers(app: FastAPI, engine: LAGEngine) -> None:
 
 def report(error: BaseException) -> None:
     """Logs what only the server's owner can mend."""
-    if status_of(error) >= 500:
+    if status_of(error) == HTTPStatus.INTERNAL_SERVER_ERROR:
         logger.error("A request failed", exc_info=error)
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
-from contextlib import closing
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import AsyncGenerator
 
     from lag_engine.model.generation import StreamPiece
 
@@ -23,23 +22,22 @@ _HELP = {
 
 
 class Metrics:
-    """Counts answers and tokens; from any thread."""
+    """Counts answers and tokens; on one event loop."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._values: Counter[tuple[str, str]] = Counter(
             {(name, ""): 0 for name in _HELP if name != "lag_answers_total"}
         )
 
-    def counted(
-        self, pieces: Generator[StreamPiece, None, None]
-    ) -> Generator[StreamPiece, None, None]:
+    async def counted(
+        self, pieces: AsyncGenerator[StreamPiece, None]
+    ) -> AsyncGenerator[StreamPiece, None]:
         """Yields the pieces of one answer, and counts it when it ends, however it does."""
         self._add("lag_answers_running", 1)
         end = "cancelled"
         try:
-            with closing(pieces):
-                for piece in pieces:
+            async with aclosing(pieces):
+                async for piece in pieces:
                     if piece.generation is not None:
                         usage, end = piece.generation.usage, piece.generation.finish_reason
                         self._add("lag_prompt_tokens_total", usage.prompt_tokens)
@@ -54,8 +52,7 @@ class Metrics:
 
     def text(self) -> str:
         """All values, for Prometheus to read."""
-        with self._lock:
-            values = sorted(self._values.items())
+        values = sorted(self._values.items())
         lines = []
         for name, (kind, meaning) in _HELP.items():
             lines += [f"# HELP {name} {meaning}", f"# TYPE {name} {kind}"]
@@ -63,5 +60,4 @@ class Metrics:
         return "\n".join(lines) + "\n"
 
     def _add(self, name: str, amount: int, labels: str = "") -> None:
-        with self._lock:
-            self._values[name, labels] += amount
+        self._values[name, labels] += amount

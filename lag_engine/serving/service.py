@@ -96,9 +96,11 @@ class Service:
         headers = _headers(replies.id, request.unknown_fields)
         pieces = Pieces(
             [
-                iterate(partial(self._start, request, prompt, trace != "none", {**options, **seed}))
+                self.metrics.counted(
+                    iterate(partial(self._start, request, prompt, trace != "none", each))
+                )
                 for prompt in prompts
-                for seed in _seeds(request)
+                for each in _samples(request, options)
             ]
         )
         handed_over = False
@@ -121,8 +123,7 @@ class Service:
         """Starts one answer; on a thread of its own, since the library reads files."""
         plan = self.names.plan(request.model, request.lag)
         is_traced = trace and bool(plan.slots)
-        pieces = self.engine.stream(prompt, plan=plan, trace=is_traced, **options)
-        return self.metrics.counted(pieces)
+        return self.engine.stream(prompt, plan=plan, trace=is_traced, **options)
 
 
 class EventStream(StreamingResponse):
@@ -159,10 +160,12 @@ def _event(content: dict[str, Any]) -> str:
     return f"data: {json.dumps(content, ensure_ascii=False, separators=(',', ':'))}\n\n"
 
 
-def _seeds(request: CommonRequest) -> list[dict[str, int]]:
-    """One for each sample of a prompt: a seeded request draws n different answers, repeatably."""
+def _samples(request: CommonRequest, options: dict[str, Any]) -> list[dict[str, Any]]:
+    """The options of each answer to a prompt: with a seed, n answers differ, and repeatably."""
     n = request.n or 1
-    return [{} if request.seed is None else {"seed": request.seed + i} for i in range(n)]
+    if request.seed is None:
+        return [options] * n
+    return [{**options, "seed": request.seed + i} for i in range(n)]
 
 
 def _headers(reply_id: str, unknown: list[str]) -> dict[str, str]:

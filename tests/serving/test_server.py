@@ -48,12 +48,14 @@ def server(served):
 
 @pytest.fixture
 def steps(served):
-    """Grows by one a decoding step, each of which takes 20 ms."""
+    """Grows by one a decoding step; each takes 20 ms, and none ends the answer."""
     taken = []
+    ends = [served.tokenizer.eos_token_id, served.model.generation_config.eos_token_id]
 
-    def hook(*_):
+    def hook(module, args, output):
         taken.append(1)
         time.sleep(0.02)
+        output.logits[..., ends] = -1e9
 
     handle = served.model.register_forward_hook(hook)
     yield taken
@@ -94,7 +96,8 @@ def test_hanging_up_on_a_whole_answer_frees_the_model(server, steps):
 
 def test_the_server_answers_others_while_it_writes(server, steps):
     with server.stream("POST", CHAT, json={**BODY, "stream": True}) as reply:
-        next(reply.iter_lines())
+        lines = reply.iter_lines()  # kept: a dropped iterator closes the reply
+        next(lines)
         started = time.monotonic()
         assert server.get("/health").json() == {"status": "ok"}
         assert metric(server, "lag_answers_running 1")
