@@ -20,7 +20,7 @@ def program(monkeypatch):
     before = set(sys.modules)
     monkeypatch.syspath_prepend(BENCHMARKS)
     yield importlib.import_module
-    for name in {"common", "opening", "bench_decode", "bench_library"} - before:
+    for name in {"common", "opening", "bench_decode", "bench_library", "bench_concurrent"} - before:
         sys.modules.pop(name, None)
 
 
@@ -54,6 +54,20 @@ def test_a_library_is_filled_and_opened(program, tmp_path, capsys):
     assert row["per_second"] > 0
     assert json.loads(out.read_text())["results"] == [row]
     assert "per s" in capsys.readouterr().out
+
+
+def test_requests_at_once_are_timed_against_one_after_another(program, tmp_path, capsys):
+    out = tmp_path / "report.json"
+
+    report = program("bench_concurrent").main(
+        ["--requests", "6", "--rounds", "1", "--json", str(out)]
+    )
+
+    assert report["equal"] == 6
+    assert report["survivors_equal"]
+    assert report["steps_after_cancel"] <= 1
+    assert json.loads(out.read_text())["cancelled"] == report["cancelled"]
+    assert "x " in capsys.readouterr().out
 
 
 def test_the_growth_exponent_is_the_power_of_a_power_law(program):
