@@ -37,8 +37,10 @@ if TYPE_CHECKING:
     from lag_engine.documents.passages import Passage, QuestionAnswer
     from lag_engine.documents.prag import PRAG
     from lag_engine.documents.prag_settings import PRAGSettings
+    from lag_engine.heat_map import adapter_colours, draw_heat_map, write_heat_map
     from lag_engine.model.engine import LAGEngine
-    from lag_engine.model.generation import Generation, StreamPiece, Usage
+    from lag_engine.model.generation import Generation, StreamPiece, TokenLogprob, Usage
+    from lag_engine.model.guided import Guide
     from lag_engine.routing.plan import MODES, Plan
     from lag_engine.routing.routers import LAG, Arrow, SpectR
     from lag_engine.routing.selections import Generated, Latent, Pinned, Routed
@@ -68,9 +70,12 @@ _HOMES = {
     "SpectR": "routing.routers",
     "StreamPiece": "model.generation",
     "Usage": "model.generation",
+    "adapter_colours": "heat_map",
     "audit": "adapters.audit",
+    "draw_heat_map": "heat_map",
     "iterate": "aio",
     "read_peft": "adapters.peft_format",
+    "write_heat_map": "heat_map",
     "write_peft": "adapters.peft_format",
 }
 
@@ -115,9 +120,12 @@ __all__ = [
     "StreamPiece",
     "UnsupportedAdapterError",
     "Usage",
+    "adapter_colours",
     "audit",
+    "draw_heat_map",
     "iterate",
     "read_peft",
+    "write_heat_map",
     "write_peft",
 ]
 

@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "errors": set(),
     "cancellation": set(),
     "aio": {"cancellation"},
+    "heat_map": set(),
     "routing": {"errors"},
     "adapters": {"errors"},
     # tiny: for the path behind "lag-tiny".
@@ -25,7 +26,7 @@ MAY_IMPORT = {
     "documents": {"errors", "routing", "adapters", "model"},
     "tiny": {"errors", "routing", "adapters", "model", "documents"},
     "evaluation": {"errors", "routing", "adapters", "model", "documents"},
-    "serving": {"errors", "aio", "routing", "adapters", "model", "documents"},
+    "serving": {"errors", "aio", "heat_map", "routing", "adapters", "model", "documents"},
     "cli": {"errors", "routing", "adapters", "model", "documents", "evaluation", "serving", "tiny"},
 }
 """Room of `lag_engine`: the rooms it may import from."""
