@@ -35,7 +35,8 @@ ENCODER = "prag"
 LARGEST_GROUP = 64
 
 Augment = Callable[[Passage], Passage]
-"""Gives a passage pairs and rewrites; its `fingerprint`, if it has one, tells versions apart."""
+"""Gives a passage pairs and rewrites. What tells one from another, for revisions, is its
+`fingerprint_of(passage)` or `fingerprint`, if it has one."""
 
 
 class PRAG:
@@ -104,7 +105,7 @@ class PRAG:
             encoder=ENCODER,
             settings=self.settings.told(),
             base=base_identity(self.library),
-            augment=None if self._augment is None else fingerprint(self._augment),
+            augment=None if self._augment is None else fingerprint(self._augment, passage),
         )
 
     def is_current(self, passage: Passage) -> bool:
@@ -263,8 +264,10 @@ def base_identity(library: AdapterLibrary) -> list[object]:
     return [library.base_model, sorted([name, *shape] for name, shape in shapes.items())]
 
 
-def fingerprint(augment: Augment) -> str:
-    """What tells an augmentation from another: its `fingerprint`, or its name in the code."""
+def fingerprint(augment: Augment, passage: Passage) -> str:
+    """What tells an augmentation from another: what it says itself, or its name in the code."""
+    if of_passage := getattr(augment, "fingerprint_of", None):
+        return str(of_passage(passage))
     told = getattr(augment, "fingerprint", None)
     return str(told or getattr(augment, "__qualname__", type(augment).__qualname__))
 
