@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from lag_engine.model.engine import LAGEngine
     from lag_engine.model.generation import Generation, StreamPiece, TokenLogprob, Usage
     from lag_engine.model.guided import Guide
+    from lag_engine.model.tools import ToolCall
     from lag_engine.routing.plan import MODES, Plan
     from lag_engine.routing.routers import LAG, Arrow, SpectR
     from lag_engine.routing.selections import Generated, Latent, Pinned, Routed
@@ -54,6 +55,7 @@ _HOMES = {
     "AuditReport": "adapters.audit",
     "Generated": "routing.selections",
     "Generation": "model.generation",
+    "Guide": "model.guided",
     "LAG": "routing.routers",
     "LAGEngine": "model.engine",
     "Latent": "routing.selections",
@@ -69,6 +71,8 @@ _HOMES = {
     "RoutingTrace": "routing.trace",
     "SpectR": "routing.routers",
     "StreamPiece": "model.generation",
+    "TokenLogprob": "model.generation",
+    "ToolCall": "model.tools",
     "Usage": "model.generation",
     "adapter_colours": "heat_map",
     "audit": "adapters.audit",
@@ -99,6 +103,7 @@ __all__ = [
     "Generated",
     "Generation",
     "GenerationError",
+    "Guide",
     "LAGEngine",
     "LagError",
     "Latent",
@@ -118,6 +123,8 @@ __all__ = [
     "RoutingTrace",
     "SpectR",
     "StreamPiece",
+    "TokenLogprob",
+    "ToolCall",
     "UnsupportedAdapterError",
     "Usage",
     "adapter_colours",

@@ -9,8 +9,13 @@ from lag_engine.adapters.base_model import is_same_base
 from lag_engine.adapters.library import AdapterLibrary
 from lag_engine.errors import AdapterMismatchError, GenerationError
 from lag_engine.model.loading import TINY, Dtype, Quantization, load
-from lag_engine.model.prompts import Message, Prompt, PromptEncoder, context_length
-from lag_engine.model.requests import RequestBuilder, SamplingOptions, per_row
+from lag_engine.model.prompts import Prompt, PromptEncoder, context_length
+from lag_engine.model.requests import (
+    GenerationOptions,
+    RequestBuilder,
+    SamplingOptions,
+    per_row,
+)
 from lag_engine.model.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -20,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from lag_engine.model.conversations import Message
     from lag_engine.model.generation import Generation, StreamPiece
     from lag_engine.routing import Plan
 
@@ -164,6 +170,11 @@ class LAGEngine:
         return self._prompts.context_length
 
     @property
+    def supports_tools(self) -> bool:
+        """Whether the chat template shows tools, and writes calls in a way that is known here."""
+        return self._prompts.tool_format is not None
+
+    @property
     def is_closed(self) -> bool:
         """Whether the model was given back."""
         return self._runtime.is_closed
@@ -174,7 +185,7 @@ class LAGEngine:
         *,
         plan: str | Plan = "lag",
         trace: bool = False,
-        **sampling: Unpack[SamplingOptions],
+        **options: Unpack[GenerationOptions],
     ) -> Generation:
         """Writes one answer.
 
@@ -182,8 +193,13 @@ class LAGEngine:
             prompt: raw text, a list of {"role", "content"} messages, or token ids.
             plan: a mode's name, with its default options, or a plan.
             trace: records the routing decisions in the answer's `trace`.
-            **sampling: `max_new_tokens` (256), `temperature` (0: the likeliest token), `top_p`,
+            **options: `max_new_tokens` (256), `temperature` (0: the likeliest token), `top_p`,
                 `top_k`, `repetition_penalty`, `seed`, `stop`; see `Sampling`.
+                `guide`: what the answer must match, a `Guide`.
+                `tools`: functions in OpenAI's form, for a list of messages; `tool_choice`: "auto",
+                "any", "none" (they are not shown) or a tool's name; `parallel_tool_calls` (True).
+                Calls always follow the tools' schemas.
+                `logprobs`: None, or how many of the likeliest tokens are told with each token.
 
         Raises:
             PromptTooLongError: the prompt leaves no room in the model's context.
@@ -191,7 +207,7 @@ class LAGEngine:
             PlanError: the plan is unknown, or needs a library and there is none.
             AdapterNotFoundError: the plan names an adapter that the library does not have.
         """
-        request = self._requests.one(prompt, plan, sampling)
+        request = self._requests.one(prompt, plan, options)
         return self._runtime.answer([request], trace=trace)[0]
 
     def generate_batch(
@@ -200,7 +216,7 @@ class LAGEngine:
         *,
         plans: str | Plan | Sequence[str | Plan] = "lag",
         trace: bool = False,
-        **sampling: Any,
+        **options: Any,
     ) -> list[Generation]:
         """Writes an answer to each prompt, all in one batch; each is what it would be alone.
 
@@ -208,13 +224,13 @@ class LAGEngine:
             prompts: as for `generate`.
             plans: one for all, or one for each prompt.
             trace: as for `generate`.
-            **sampling: as for `generate`; each setting one value for all, or a list with one for
-                each prompt. A list of strings is one `stop` for all.
+            **options: as for `generate`; each one value for all, or a list with one for each
+                prompt. A list of strings is one `stop`, a list of tools one `tools` for all.
 
         Raises:
             LagError: as for `generate`; also when a list has another length than `prompts`.
         """
-        requests = self._requests.many(prompts, plans, sampling)
+        requests = self._requests.many(prompts, plans, options)
         return self._runtime.answer(requests, trace=trace) if requests else []
 
     def stream(
@@ -223,7 +239,7 @@ class LAGEngine:
         *,
         plan: str | Plan = "lag",
         trace: bool = False,
-        **sampling: Unpack[SamplingOptions],
+        **options: Unpack[GenerationOptions],
     ) -> Generator[StreamPiece, None, None]:
         """Yields the answer of `generate` as it is written.
 
@@ -234,12 +250,12 @@ class LAGEngine:
             prompt: as for `generate`.
             plan: as for `generate`.
             trace: as for `generate`.
-            **sampling: as for `generate`.
+            **options: as for `generate`.
 
         Raises:
             LagError: as for `generate`; what is wrong with prompt or settings at once.
         """
-        request = self._requests.one(prompt, plan, sampling)
+        request = self._requests.one(prompt, plan, options)
         return self._runtime.stream(request, trace=trace)
 
     def logits(

@@ -195,39 +195,39 @@ class GuideCompiler:
         self._compiled: OrderedDict[tuple[Guide, str], CompiledGuide] = OrderedDict()
         self._lock = threading.Lock()
 
-    def compile(self, guide: Guide, *, lead: str = "") -> CompiledGuide:
+    def compile(self, guide: Guide, *, grammar: str = "start: @guide") -> CompiledGuide:
         """The guide, ready to match.
 
         Args:
             guide: what the answer must match.
-            lead: a Lark rule body that comes before it.
+            grammar: what stands around it, in Lark, which names it `@guide`.
 
         Raises:
             GenerationError: the guide is malformed or asks for what cannot be guided, or the
                 tokenizer is not a fast one.
         """
-        key = (guide, lead)
+        key = (guide, grammar)
         with self._lock:
             if key not in self._compiled:
-                self._compiled[key] = self._compile(guide, lead)
+                self._compiled[key] = self._compile(guide, grammar)
                 while len(self._compiled) > MAX_COMPILED:
                     self._compiled.popitem(last=False)
             self._compiled.move_to_end(key)
             return self._compiled[key]
 
-    def _compile(self, guide: Guide, lead: str) -> CompiledGuide:
+    def _compile(self, guide: Guide, grammar: str) -> CompiledGuide:
         if self._vocabulary is None:
             self._vocabulary = self._read_vocabulary()
-        main = {"name": "answer", "lark_grammar": f"start: {lead} @guide"}
-        grammar = json.dumps({"grammars": [main, {**guide.as_llguidance(), "name": "guide"}]})
-        is_error, messages = LLMatcher.validate_grammar_with_warnings(grammar, self._vocabulary)
+        answer = {"name": "answer", "lark_grammar": grammar}
+        whole = json.dumps({"grammars": [answer, {**guide.as_llguidance(), "name": "guide"}]})
+        is_error, messages = LLMatcher.validate_grammar_with_warnings(whole, self._vocabulary)
         if is_error:
             raise GenerationError(
                 f"Expected a {guide.kind.replace('_', ' ')} that can guide an answer",
                 f"{messages[0].strip()} in {guide.source:.200}",
                 "correct or simplify it",
             )
-        return CompiledGuide(LLMatcher(self._vocabulary, grammar, log_level=0))
+        return CompiledGuide(LLMatcher(self._vocabulary, whole, log_level=0))
 
     def _read_vocabulary(self) -> LLTokenizer:
         if not self._tokenizer.is_fast:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 from lag_engine.errors import GenerationError, PromptTooLongError
+from lag_engine.model.conversations import Message, merged, written_out
+from lag_engine.model.tools import ToolFormat, detect_tool_format
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
-
-Message = Mapping[str, Any]
-"""`{"role": ..., "content": ...}`, and whatever else the model's chat template reads."""
 
 Prompt = str | Sequence[Message] | Sequence[int]
 """Raw text, a conversation, or token ids that are used as they are."""
@@ -40,15 +40,30 @@ class PromptEncoder:
         # A fast tokenizer is one object behind all threads, and encoding may change its settings.
         self._lock = threading.Lock()
 
-    def encode(self, prompt: Prompt) -> tuple[int, ...]:
+    @cached_property
+    def tool_format(self) -> ToolFormat | None:
+        """How the model's chat template writes tool calls; None if it takes no tools we know."""
+        if not self.tokenizer.chat_template:
+            return None
+        return detect_tool_format(
+            lambda messages, tools: str(self._render(messages, tools=tools, tokenize=False))
+        )
+
+    def encode(
+        self, prompt: Prompt, *, tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> tuple[int, ...]:
         """The prompt's token ids.
+
+        Args:
+            prompt: what to continue or to answer.
+            tools: shown to the model by its chat template; only for a conversation.
 
         Raises:
             GenerationError: the prompt is empty, of another type, or a conversation for a model
-                without a chat template.
+                without a chat template; or there are tools and it is no conversation.
             PromptTooLongError: no room for a new token is left in the model's context.
         """
-        ids = self._encode(prompt)
+        ids = self._encode(prompt, tools)
         if not ids:
             raise GenerationError(
                 "Expected a prompt of at least one token",
@@ -89,6 +104,9 @@ class PromptEncoder:
     def messages(self, messages: Sequence[Message], **options: Any) -> tuple[int, ...]:
         """The ids of a conversation, by the model's chat template, special tokens included once.
 
+        A template that refuses them gets them once more with neighbours of one role joined by a
+        blank line; nothing else is changed for it.
+
         Raises:
             GenerationError: the model has no chat template, or its template refuses the messages.
         """
@@ -98,15 +116,17 @@ class PromptEncoder:
                 f"the tokenizer of {self.tokenizer.name_or_path or 'this model'!r} has none",
                 "pass the prompt as one string, or set `tokenizer.chat_template`",
             )
-        options = {"add_generation_prompt": True, **options}
+        options = {"add_generation_prompt": True, **options, "tokenize": True, "return_dict": True}
+        has_calls = any("tool_calls" in m or "tool_call_id" in m for m in messages)
+        written = written_out(messages, self.tool_format if has_calls else None)
+        joined = merged(written)
         try:
-            with self._lock:
-                encoded: Any = self.tokenizer.apply_chat_template(
-                    [dict(message) for message in messages],
-                    tokenize=True,
-                    return_dict=True,
-                    **options,
-                )
+            try:
+                encoded = self._render(written, **options)
+            except Exception:
+                if len(joined) == len(written):
+                    raise
+                encoded = self._render(joined, **options)
         except Exception as error:  # a template is a program: it raises whatever it likes
             raise GenerationError(
                 "Expected messages that the model's chat template accepts",
@@ -114,6 +134,12 @@ class PromptEncoder:
                 "check the roles, their order and the content of each message",
             ) from error
         return tuple(encoded["input_ids"])
+
+    def _render(self, messages: Sequence[Message], **options: Any) -> Any:
+        with self._lock:
+            return self.tokenizer.apply_chat_template(
+                [dict(message) for message in messages], **options
+            )
 
     def check_length(self, length: int, *, room: int) -> None:
         """Refuses what leaves fewer than `room` positions of the model's context free."""
@@ -126,14 +152,20 @@ class PromptEncoder:
             "shorten the prompt or retrieve fewer documents; nothing is ever cut off",
         )
 
-    def _encode(self, prompt: Prompt) -> tuple[int, ...]:
+    def _encode(self, prompt: Prompt, tools: Sequence[Mapping[str, Any]] | None) -> tuple[int, ...]:
+        if is_conversation(prompt):
+            return self.messages(prompt, tools=list(tools) if tools else None)
+        if tools:
+            raise GenerationError(
+                "Expected a list of messages, since tools are shown by the chat template",
+                f"got {type(prompt).__name__} as the prompt",
+                'pass [{"role": "user", "content": ...}]',
+            )
         if isinstance(prompt, str):
             return self.text(prompt)
-        items = list(prompt) if isinstance(prompt, Sequence) else [None]
-        if all(isinstance(item, Mapping) for item in items):
-            return self.messages(items) if items else ()  # type: ignore[arg-type]
+        items: list[Any] = [*prompt] if isinstance(prompt, Sequence) else [None]
         if all(isinstance(item, int) and not isinstance(item, bool) for item in items):
-            return tuple(items)  # type: ignore[arg-type]
+            return tuple(items)
         raise GenerationError(
             "Expected a prompt: a string, a list of {'role', 'content'} messages, or token ids",
             f"got {type(prompt).__name__}: {prompt!s:.100}",
@@ -148,6 +180,13 @@ class PromptEncoder:
                 f"the prompt has {wrong[0]}",
                 "Use the tokenizer that belongs to this model",
             )
+
+
+def is_conversation(prompt: object) -> TypeGuard[Sequence[Message]]:
+    """Whether the prompt is a list of messages, and not empty."""
+    if not isinstance(prompt, Sequence) or not prompt:
+        return False
+    return all(isinstance(message, Mapping) for message in prompt)
 
 
 def context_length(config: PretrainedConfig) -> int | None:

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from lag_engine.errors import GenerationError, PlanError
 from lag_engine.model.generation import Request
-from lag_engine.model.sampling import Sampling
+from lag_engine.model.replies import ReplyBuilder
+from lag_engine.model.sampling import Sampling, checked_logprobs
 from lag_engine.routing import SLOTS, Plan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from lag_engine.adapters.library import AdapterLibrary
+    from lag_engine.model.guided import Guide
     from lag_engine.model.prompts import Prompt, PromptEncoder
 
 
@@ -28,6 +30,16 @@ class SamplingOptions(TypedDict, total=False):
     repetition_penalty: float
     seed: int | None
     stop: str | Sequence[str] | None
+
+
+class GenerationOptions(SamplingOptions, total=False):
+    """All that can be asked of an answer, as keyword arguments."""
+
+    guide: Guide | None
+    tools: Sequence[Mapping[str, Any]] | None
+    tool_choice: str
+    parallel_tool_calls: bool
+    logprobs: int | None
 
 
 class RequestBuilder:
@@ -52,6 +64,7 @@ class RequestBuilder:
         self.prompts = prompts
         self.library = library
         self.end_ids = _end_ids(model, tokenizer)
+        self.replies = ReplyBuilder(prompts, end_ids=self.end_ids)
 
     @property
     def pad_id(self) -> int:
@@ -62,8 +75,11 @@ class RequestBuilder:
     def one(self, prompt: Prompt, plan: str | Plan, options: Mapping[str, Any]) -> Request:
         """The request of one prompt; raises as `LAGEngine.generate`."""
         sampling = _sampling(options)
+        logprobs = checked_logprobs(options.get("logprobs"))
         chosen = self.resolve(plan)
-        prompt_ids = self.prompts.encode(prompt)
+        asked = self.replies.asked(prompt, options)
+        prompt_ids = self.prompts.encode(prompt, tools=asked.shown)
+        reply, guide = self.replies.of(prompt, prompt_ids, asked)
         context = self.prompts.context_length
         room = sampling.max_new_tokens if context is None else context - len(prompt_ids)
         return Request(
@@ -72,6 +88,9 @@ class RequestBuilder:
             sampling,
             end_ids=self.end_ids | self._special_stops(sampling.stop),
             max_new_tokens=min(sampling.max_new_tokens, room),
+            guide=guide,
+            reply=reply,
+            logprobs=logprobs,
         )
 
     def many(
@@ -152,6 +171,8 @@ def per_row(name: str, value: object, n: int) -> Sequence[Any]:
         return [value] * n
     if name == "stop" and all(isinstance(item, str) for item in value):
         return [value] * n
+    if name == "tools" and all(isinstance(item, Mapping) for item in value):
+        return [value] * n
     if len(value) != n:
         raise GenerationError(
             f"Expected `{name}` to be one value, or a list with one for each of {n} rows",
@@ -162,15 +183,16 @@ def per_row(name: str, value: object, n: int) -> Sequence[Any]:
 
 
 def _sampling(options: Mapping[str, Any]) -> Sampling:
-    known = [field.name for field in fields(Sampling)]
+    of_sampling = [field.name for field in fields(Sampling)]
+    known = [*of_sampling, *(set(GenerationOptions.__annotations__) - set(of_sampling))]
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise GenerationError(
-            f"Expected sampling settings among {', '.join(known)}",
+            f"Expected settings among {', '.join(sorted(known))}",
             f"found {', '.join(unknown)}",
             "Leave it out or correct its name",
         )
-    return Sampling(**options)
+    return Sampling(**{name: options[name] for name in of_sampling if name in options})
 
 
 def _is_by_slot(adapters: object) -> bool:

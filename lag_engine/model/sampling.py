@@ -60,6 +60,17 @@ class Sampling:
         return self.temperature == 0.0
 
 
+def checked_logprobs(value: object) -> int | None:
+    """How many of the likeliest tokens are told with each token's log-probability.
+
+    Raises:
+        GenerationError: it is neither None nor an integer of at least 0.
+    """
+    if value is not None:
+        _check_integer("logprobs", value, low=0)
+    return value  # type: ignore[return-value]
+
+
 def _as_strings(stop: object) -> tuple[str, ...]:
     if stop is None:
         return ()
@@ -127,7 +138,7 @@ def _outside_nucleus(scores: Tensor, top_p: float) -> Tensor:
 class TokenChooser:
     """Turns one row's logits into scores whose argmax is its next token.
 
-    In this order: the repetition penalty, the guide's mask, then, unless the row is greedy, the
+    In this order: the guide's mask, the repetition penalty, then, unless the row is greedy, the
     warp and Gumbel noise. Adding Gumbel noise to log-probabilities and taking the largest draws
     exactly from the softmax (the Gumbel-max trick). The noise comes from the row's own generator,
     on the CPU, so that a row's tokens depend neither on its batch mates nor on the device.
@@ -141,6 +152,12 @@ class TokenChooser:
         self._prompt_ids = request.prompt_ids
         self._matcher = None if request.guide is None else request.guide.matcher()
         self._generator = None if self.sampling.is_greedy else _generator(self.sampling)
+        self._n_likeliest = request.logprobs
+        self._distribution: Tensor | None = None
+        self.likelihoods: list[list[tuple[int, float]]] | None = (
+            None if request.logprobs is None else []
+        )
+        """For each token, its id and log-probability, then those of the likeliest; if asked for."""
 
     @property
     def is_plain(self) -> bool:
@@ -163,21 +180,32 @@ class TokenChooser:
         Returns:
             (V,); -inf where a token is excluded.
         """
+        if self._matcher is not None:
+            allowed = self._matcher.mask(scores.shape[-1]).to(scores.device)  # (V,)
+            scores = scores.masked_fill(~allowed, -math.inf)
+        if self.likelihoods is not None:
+            self._distribution = scores
         if self.sampling.repetition_penalty != 1.0:
             seen = torch.tensor([*self._prompt_ids, *generated], device=scores.device)
             scores = _penalise(scores, seen, self.sampling.repetition_penalty)
-        if self._matcher is not None:
-            scores = scores.masked_fill(
-                ~self._matcher.mask(scores.shape[-1]).to(scores.device), -math.inf
-            )
         if self._generator is None:
             return scores
         return warp(scores, self.sampling) + _gumbel(scores, self._generator)
 
     def accept(self, token_id: int) -> None:
-        """Takes the token that was chosen, by these scores or from elsewhere."""
+        """Takes the token that was chosen."""
         if self._matcher is not None:
             self._matcher.accept(token_id)
+        if self.likelihoods is not None and self._distribution is not None:
+            self.likelihoods.append(_likelihoods(self._distribution, token_id, self._n_likeliest))
+
+
+def _likelihoods(scores: Tensor, token_id: int, n: int | None) -> list[tuple[int, float]]:
+    logprobs = scores.log_softmax(-1)  # (V,)
+    n_possible = int((logprobs > -math.inf).sum())
+    top = logprobs.topk(min(n or 0, n_possible))
+    likeliest = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+    return [(token_id, float(logprobs[token_id])), *likeliest]
 
 
 def _gumbel(like: Tensor, generator: torch.Generator) -> Tensor:

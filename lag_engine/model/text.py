@@ -21,9 +21,14 @@ class TextDecoder:
 
     Only the tokens since the last complete character are decoded again at each step, behind a few
     tokens of context, because a tokenizer may write a token differently at the start of a text.
+
+    Args:
+        tokenizer: the model's.
+        hidden_ids: the special tokens that have no text; None for all of them.
     """
 
     tokenizer: PreTrainedTokenizerBase
+    hidden_ids: frozenset[int] | None = None
     _ids: list[int] = field(default_factory=list)
     _context: int = 0
     _done: int = 0
@@ -57,10 +62,14 @@ class TextDecoder:
         self._context, self._done, self._sent = self._done, len(self._ids), 0
 
     def _decode(self, ids: list[int]) -> str:
+        if self.hidden_ids is not None:
+            ids = [token_id for token_id in ids if token_id not in self.hidden_ids]
         if not ids:
             return ""
         text = self.tokenizer.decode(
-            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            ids,
+            skip_special_tokens=self.hidden_ids is None,
+            clean_up_tokenization_spaces=False,
         )
         return cast("str", text)
 
@@ -85,7 +94,7 @@ class StopStrings:
             _, start = min(ends)
             released, self._held = self._held[:start], ""
             return released
-        keep = max((_overlap(self._held, stop) for stop in self.stops), default=0)
+        keep = max((overlap(self._held, stop) for stop in self.stops), default=0)
         cut = len(self._held) - keep
         released, self._held = self._held[:cut], self._held[cut:]
         return released
@@ -96,7 +105,7 @@ class StopStrings:
         return released
 
 
-def _overlap(text: str, stop: str) -> int:
+def overlap(text: str, stop: str) -> int:
     """How many of the text's last characters begin the stop string."""
     longest = min(len(text), len(stop) - 1)
     return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)

@@ -136,7 +136,7 @@ def feed_text(tokenizer, text, **options):
     row = Row(request([1], max_new_tokens=100, end_ids=[2], **options), tokenizer)
     pieces = []
     for token_id in [*tokenizer(text, add_special_tokens=False)["input_ids"], 2]:
-        pieces.append(row.feed(token_id))
+        pieces.append(row.feed(token_id).text)
         if row.finish_reason:
             break
     return row, pieces
