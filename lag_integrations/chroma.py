@@ -24,6 +24,7 @@ from chromadb.config import Settings
 from chromadb.errors import InvalidArgumentError
 
 from lag_engine import LagError
+from lag_integrations.embedding_model import EmbeddingModel as EmbeddingModel
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
@@ -40,21 +41,6 @@ LOCK_FILE = "lag-writer.lock"
 _lock = threading.RLock()
 _clients: dict[Path, ClientAPI] = {}
 _writing: dict[Path, int] = {}
-
-
-class EmbeddingModel(NamedTuple):
-    """Who makes the vectors of a collection.
-
-    Attributes:
-        name: of the model, such as its hub id.
-        revision: of its weights; "" if unknown, which equals any.
-    """
-
-    name: str
-    revision: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.name}@{self.revision}" if self.revision else self.name
 
 
 class Entry(NamedTuple):
@@ -168,7 +154,7 @@ def open_collection(client: ClientAPI, name: str, *, embedding: EmbeddingModel) 
     space = (collection.configuration_json.get("hnsw") or {}).get("space")
     notes = collection.metadata or {}
     found = EmbeddingModel(str(notes.get(NAME_KEY)), str(notes.get(REVISION_KEY) or ""))
-    if space != "cosine" or not _same(found, embedding):
+    if space != "cosine" or not found.agrees_with(embedding):
         raise LagError(
             f"Expected the collection '{name}' in cosine space, embedded by '{embedding}'",
             f"found space '{space}', embedded by '{found}'",
@@ -267,11 +253,6 @@ def _is_legal(name: str) -> bool:
     is_plain = re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,510}[a-zA-Z0-9]", name)
     is_address = re.fullmatch(r"\d+(\.\d+){3}", name)
     return bool(is_plain) and ".." not in name and not is_address
-
-
-def _same(found: EmbeddingModel, wanted: EmbeddingModel) -> bool:
-    revisions = {found.revision, wanted.revision} - {""}
-    return found.name == wanted.name and len(revisions) < 2
 
 
 def _check_ids(ids: Sequence[str]) -> None:

@@ -13,7 +13,6 @@ from langchain_core.embeddings import Embeddings
 
 from lag_engine import LagError
 from lag_integrations.chroma import (
-    EmbeddingModel,
     Entry,
     become_writer,
     open_client,
@@ -21,6 +20,7 @@ from lag_integrations.chroma import (
     replace_entries,
 )
 from lag_integrations.chroma import open_collection as open_raw
+from lag_integrations.embedding_model import EmbeddingModel
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI

@@ -12,7 +12,6 @@ from chromadb.config import Settings
 
 from lag_engine import LagError
 from lag_integrations.chroma import (
-    EmbeddingModel,
     Entry,
     close_client,
     collection_name,
@@ -20,6 +19,7 @@ from lag_integrations.chroma import (
     open_collection,
     replace_entries,
 )
+from lag_integrations.embedding_model import EmbeddingModel
 
 MODEL = EmbeddingModel("model", "1")
 
@@ -53,6 +53,7 @@ def in_another_process(code):
 def write_elsewhere(folder):
     return in_another_process(f"""
         from lag_integrations.chroma import *
+        from lag_integrations.embedding_model import EmbeddingModel
         client = open_client({str(folder)!r})
         collection = open_collection(client, "world", embedding=EmbeddingModel("model", "1"))
         try:

@@ -88,6 +88,40 @@ def test_any_retriever_may_be_the_source(store):
     assert len(of_store.invoke("x")) == 3
 
 
+async def test_async_asks_the_sources_own_async_search(store):
+    class Only(InMemoryVectorStore):
+        def similarity_search(self, *args, **kwargs):
+            raise AssertionError("the sync search was called")
+
+    only = Only(DeterministicFakeEmbedding(size=8))
+    await only.aadd_documents(store.similarity_search("x", k=3))
+    assert len(await ParametricRetriever(source=only, k=3).ainvoke("x", k=2)) == 2
+
+    class AsyncOnly(BaseRetriever):
+        def _get_relevant_documents(self, query, *, run_manager):
+            raise AssertionError("the sync search was called")
+
+        async def _aget_relevant_documents(self, query, *, run_manager):
+            return [Document(str(i)) for i in range(5)]
+
+    assert len(await ParametricRetriever(source=AsyncOnly(), k=3).ainvoke("x")) == 3
+
+
+def test_a_librarys_folder_is_opened_to_read(store, on_disk):
+    for folder in (on_disk.library, str(on_disk.library)):
+        found = ParametricRetriever(source=store, library=folder).invoke("x")
+        assert statuses(found)["1"] == ("doc-1", "current")
+
+
+def test_the_revision_is_what_the_adapter_was_made_from(scripted_library):
+    metadata = {"adapter_id": "one", "adapter_rev": "made-from"}
+    store = make_store(Document("one", id="1", metadata=metadata))
+    library = scripted_library(("one", "weights", "d1", {"revision": "made-from"}))
+    assert statuses(ParametricRetriever(source=store, library=library).invoke("x")) == {
+        "1": ("one", "current")
+    }
+
+
 class TestStandardRetriever(RetrieversIntegrationTests):
     @property
     def retriever_constructor(self):
