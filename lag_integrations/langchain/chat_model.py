@@ -20,7 +20,7 @@ from lag_integrations.langchain.call import Call, prepare
 from lag_integrations.langchain.config import folds_config
 from lag_integrations.langchain.messages import to_engine_messages
 from lag_integrations.langchain.profile import model_profile
-from lag_integrations.langchain.results import calls_of, to_chat_result, to_chunk, to_last_chunk
+from lag_integrations.langchain.results import to_chat_result, to_chunk, to_last_chunk
 from lag_integrations.langchain.settings import LAGSettings, cache_key
 from lag_integrations.langchain.structured import (
     Method,
@@ -198,5 +198,5 @@ def _chunks(call: Call) -> Iterator[ChatGenerationChunk]:
             if done is not None:
                 yield to_last_chunk(piece, done, call.metadata(done), n_calls=n_calls)
             elif chunk := to_chunk(piece, n_calls=n_calls):
-                n_calls += len(calls_of(piece))
+                n_calls += len(piece.tool_calls)
                 yield chunk

@@ -27,10 +27,10 @@ def to_chat_result(generation: Generation, metadata: dict[str, Any]) -> ChatResu
     """The whole answer as one message."""
     message = AIMessage(
         content=generation.text,
-        additional_kwargs=_reasoning(generation),
+        additional_kwargs=_reasoning(generation.reasoning),
         tool_calls=[
             tool_call(name=call.name, args=call.arguments, id=call.id)
-            for call in calls_of(generation)
+            for call in generation.tool_calls
         ],
         invalid_tool_calls=_broken(generation),
         response_metadata=metadata,
@@ -49,13 +49,13 @@ def to_chunk(piece: StreamPiece, *, n_calls: int) -> ChatGenerationChunk | None:
     Returns:
         The chunk, or None if the piece has nothing to tell.
     """
-    if not (piece.text or _reasoning(piece) or calls_of(piece)):
+    if not (piece.text or piece.reasoning or piece.tool_calls):
         return None
     return ChatGenerationChunk(
         message=AIMessageChunk(
             content=piece.text,
-            additional_kwargs=_reasoning(piece),
-            tool_call_chunks=_call_chunks(calls_of(piece), first=n_calls),
+            additional_kwargs=_reasoning(piece.reasoning),
+            tool_call_chunks=_call_chunks(piece.tool_calls, first=n_calls),
         )
     )
 
@@ -64,14 +64,14 @@ def to_last_chunk(
     piece: StreamPiece, generation: Generation, metadata: dict[str, Any], *, n_calls: int
 ) -> ChatGenerationChunk:
     """The last piece, the only one that carries usage and metadata."""
-    chunks = _call_chunks(calls_of(piece), first=n_calls)
+    chunks = _call_chunks(piece.tool_calls, first=n_calls)
     for broken in _broken(generation):
         index = n_calls + len(chunks)
         chunks.append(tool_call_chunk(name=None, args=broken["args"], id=None, index=index))
     return ChatGenerationChunk(
         message=AIMessageChunk(
             content=piece.text,
-            additional_kwargs=_reasoning(piece),
+            additional_kwargs=_reasoning(piece.reasoning),
             tool_call_chunks=chunks,
             response_metadata=metadata,
             usage_metadata=usage_metadata(generation),
@@ -91,7 +91,7 @@ def response_metadata(
         trace: how much of the routing to include under "lag_routing".
         extra: more keys, such as what became of the documents.
     """
-    logprobs = getattr(generation, "logprobs", None)
+    logprobs = generation.logprobs
     return {
         "model_name": model,
         "model_provider": PROVIDER,
@@ -112,22 +112,20 @@ def usage_metadata(generation: Generation) -> UsageMetadata:
     )
 
 
-def calls_of(answer: Any) -> Sequence[ToolCall]:
-    """The calls of an answer or a piece of one."""
-    return getattr(answer, "tool_calls", ())
-
-
-def _reasoning(answer: Any) -> dict[str, str]:
+def _reasoning(text: str) -> dict[str, str]:
     """Under the key from which LangChain makes its reasoning blocks."""
-    text = getattr(answer, "reasoning", "")
     return {"reasoning_content": text} if text else {}
 
 
-def _broken(generation: Any) -> list[InvalidToolCall]:
+def _broken(generation: Generation) -> list[InvalidToolCall]:
     """The call that the token limit cut off, if there is one."""
-    text = getattr(generation, "broken_tool_call", "")
+    text = generation.broken_tool_call
+    if not text:
+        return []
+    if text.startswith("{"):  # from which a merged stream would make a whole call
+        text = json.dumps(text, ensure_ascii=False)
     error = "The call was cut off by max_tokens"
-    return [invalid_tool_call(name=None, args=text, id=None, error=error)] if text else []
+    return [invalid_tool_call(name=None, args=text, id=None, error=error)]
 
 
 def _call_chunks(calls: Sequence[ToolCall], *, first: int) -> list[ToolCallChunk]:
@@ -143,5 +141,6 @@ def _call_chunks(calls: Sequence[ToolCall], *, first: int) -> list[ToolCallChunk
 
 
 def _logprob(token: TokenLogprob) -> dict[str, Any]:
-    """In OpenAI's form, which tools for LangChain's log-probabilities read."""
-    raise NotImplementedError
+    """In OpenAI's form, which is the one that LangChain's users read."""
+    told = {"token": token.text, "bytes": list(token.text.encode()), "logprob": token.logprob}
+    return {**told, "top_logprobs": [_logprob(other) for other in token.top]}
