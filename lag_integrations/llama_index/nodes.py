@@ -1,0 +1,49 @@
+"""LlamaIndex's nodes and their adapters: identity, metadata, and what stays out of prompts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llama_index.core.schema import BaseNode
+
+from lag_integrations.adapter_index import USABLE, AdapterIndex, Finding
+from lag_integrations.document_use import Source
+
+if TYPE_CHECKING:
+    from lag_engine import AdapterLibrary
+
+KEYS = ("adapter_id", "adapter_rev", "adapter_status")
+"""Metadata keys of the adapter; their values are scalars, as vector stores take them."""
+
+
+def index_of(library: AdapterLibrary | str | Path | None) -> AdapterIndex:
+    """The index of an open library or of a library's folder; None trusts the nodes' metadata."""
+    if isinstance(library, str | Path):
+        from lag_engine import AdapterLibrary
+
+        library = AdapterLibrary.open(library, read_only=True)
+    return AdapterIndex(library)
+
+
+def find_adapter(node: BaseNode, index: AdapterIndex) -> Finding:
+    """The adapter that the node's metadata names, else that of the node or of its document."""
+    ids = (node.metadata.get("document_id"), node.node_id, node.ref_doc_id)
+    findings = [index.find(node.metadata, str(i)) for i in ids if i]
+    return next((finding for finding in findings if finding.status != "none"), findings[0])
+
+
+def source_of(node: BaseNode, index: AdapterIndex) -> Source:
+    """The node for `decide`; its adapter only if both the node and the library allow it."""
+    known = node.metadata.get("adapter_status")
+    finding = find_adapter(node, index)
+    usable = finding.status in USABLE and (known is None or known in USABLE)
+    label = str(node.metadata.get("document_id") or node.ref_doc_id or node.node_id)
+    return Source(label, finding.name if usable else None)
+
+
+def annotate(node: BaseNode, finding: Finding) -> None:
+    """Writes the finding into the node's metadata, hidden from prompts and embeddings."""
+    node.metadata.update(finding.metadata)
+    for hidden in (node.excluded_llm_metadata_keys, node.excluded_embed_metadata_keys):
+        hidden.extend(key for key in KEYS if key not in hidden)
