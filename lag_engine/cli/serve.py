@@ -46,6 +46,9 @@ def serve(
     quantization: Annotated[
         Literal["4bit", "8bit"] | None, typer.Option(help="Through bitsandbytes.")
     ] = None,
+    inspector: Annotated[
+        bool, typer.Option("--inspector", help="Also serve a page that shows the routing.")
+    ] = False,
     log_level: Annotated[LogLevel, typer.Option(help="Of the web server.")] = "warning",
     quiet: Annotated[bool, typer.Option(help="No progress bars and no welcome.")] = False,
 ) -> None:
@@ -61,9 +64,13 @@ def serve(
             model, library=library, device=device, dtype=dtype, quantization=quantization
         ) as engine:
             app = create_app(engine, served_name=served_name, auto_mode=mode, trace=trace)
+            names = ModelNames(engine, served_name, auto_mode=mode)
+            if inspector:
+                from lag_engine.serving import mount_inspector
+
+                app = mount_inspector(app, engine, names)
             if not quiet:
-                names = ModelNames(engine, served_name, auto_mode=mode)
-                _welcome(engine, names, _address(listener))
+                _welcome(engine, names, _address(listener), has_inspector=inspector)
             _run(app, listener, log_level)
     if not quiet:
         out.print("Stopped.")
@@ -90,9 +97,7 @@ def _run(app: FastAPI, listener: socket.socket, log_level: LogLevel) -> None:
     """Serves until Ctrl-C or a signal to end."""
     import uvicorn
 
-    config = uvicorn.Config(
-        app, log_level=log_level, timeout_graceful_shutdown=SECONDS_TO_FINISH, lifespan="off"
-    )
+    config = uvicorn.Config(app, log_level=log_level, timeout_graceful_shutdown=SECONDS_TO_FINISH)
     try:
         uvicorn.Server(config).run(sockets=[listener])
     except KeyboardInterrupt:  # uvicorn has ended in order, and passes the signal on
@@ -105,7 +110,7 @@ def _address(listener: socket.socket) -> str:
     return f"http://{shown}:{port}"
 
 
-def _welcome(engine: LAGEngine, names: ModelNames, address: str) -> None:
+def _welcome(engine: LAGEngine, names: ModelNames, address: str, *, has_inspector: bool) -> None:
     library = engine.library
     held = "none" if library is None else f"{len(library)} adapters, {library.path}"
     lines = {
@@ -114,6 +119,8 @@ def _welcome(engine: LAGEngine, names: ModelNames, address: str) -> None:
         "Library": held,
         "Modes": ", ".join(names.modes),
     }
+    if has_inspector:
+        lines["Inspector"] = f"{address}/inspector"
     for label, text in lines.items():
         out.print(f"{label + ':':<11}{text}", markup=False, highlight=False, soft_wrap=True)
     if library is not None:

@@ -1,4 +1,7 @@
-"""The engine over HTTP, as OpenAI's clients speak; needs the extra `serve`."""
+"""The engine over HTTP, as OpenAI's clients speak, and a page that shows its routing.
+
+The server needs the extra `serve`, the page `ui` too.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,20 @@ from lag_engine.errors import LagError
 
 if TYPE_CHECKING:
     from lag_engine.serving.api import create_app
+    from lag_engine.serving.inspector import mount_inspector
     from lag_engine.serving.names import ModelNames
 
-_HOMES = {"ModelNames": "names", "create_app": "api"}
+_HOMES = {"ModelNames": "names", "create_app": "api", "mount_inspector": "inspector"}
+_EXTRAS = {
+    "fastapi": ("server", "serve"),
+    "starlette": ("server", "serve"),
+    "uvicorn": ("server", "serve"),
+    "gradio": ("inspector", "ui"),
+    "matplotlib": ("inspector", "ui"),
+}
+"""Package: the part that needs it, and the extra that brings it."""
 
-__all__ = ["ModelNames", "create_app"]
+__all__ = ["ModelNames", "create_app", "mount_inspector"]
 
 
 def __getattr__(name: str) -> Any:
@@ -22,15 +34,12 @@ def __getattr__(name: str) -> Any:
     try:
         return getattr(import_module(f"lag_engine.serving.{_HOMES[name]}"), name)
     except ModuleNotFoundError as error:
-        if str(error.name).split(".")[0] in ("fastapi", "starlette", "uvicorn"):
-            raise missing("server", "serve", error) from error
-        raise
-
-
-def missing(part: str, extra: str, error: ModuleNotFoundError) -> LagError:
-    """The error for a part whose packages are not installed."""
-    return LagError(
-        f"Expected the packages of the {part} to be installed",
-        f"found no {error.name}",
-        f"run `pip install 'lag-integrations[{extra}]'`",
-    )
+        package = str(error.name).split(".")[0]
+        if package not in _EXTRAS:
+            raise
+        part, extra = _EXTRAS[package]
+        raise LagError(
+            f"Expected the packages of the {part} to be installed",
+            f"found no {package}",
+            f"run `pip install 'lag-integrations[{extra}]'`",
+        ) from error

@@ -69,7 +69,10 @@ def _message(message: Mapping[str, Any], where: str) -> dict[str, Any]:
     role = message.get("role")
     if role not in ROLES:
         raise _refused(f"a role among {', '.join(ROLES)}", f"in {where}", repr(role), where)
-    converted = {"role": ROLES[role], "content": _text(message.get("content"), where)}
+    converted: dict[str, Any] = {
+        "role": ROLES[role],
+        "content": _text(message.get("content"), where),
+    }
     if message.get("name"):
         converted["name"] = message["name"]
     if message.get("tool_calls"):

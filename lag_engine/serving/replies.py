@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from lag_engine.serving import logprobs
 
 if TYPE_CHECKING:
-    from lag_engine.model.generation import Generation, StreamPiece, Usage
+    from lag_engine.model.generation import Generation, StreamPiece, TokenLogprob, Usage
     from lag_engine.model.tools import ToolCall
     from lag_engine.serving.schemas import TraceDetail
 
@@ -52,12 +52,15 @@ class Replies:
         """The chunks that tell one piece of an answer."""
         if index not in self._opened:
             self._opened.add(index)
-            yield from self._chunk(self._opening(index))
-        yield from self._chunk(self._delta(index, piece))
+            yield from self._opening(index)
+        content = self._content(index, piece)
+        if content or piece.generation is None:
+            yield self._chunk(self._part(index, content, piece.logprobs))
         if piece.generation is not None:
-            yield from self._chunk(
-                self._ended(index, piece.generation, self._closing(index, piece.generation))
-            )
+            rest = None if content else piece.logprobs
+            closing = self._part(index, self._last_content(piece.generation), rest)
+            closing["finish_reason"] = piece.generation.finish_reason
+            yield self._chunk(self._ended(index, piece.generation, closing))
 
     def last_chunks(self) -> Iterator[dict[str, Any]]:
         """What follows when all answers are whole."""
@@ -65,21 +68,30 @@ class Replies:
             yield {**self._envelope(self.CHUNK, []), "usage": self._usage()}
 
     def _choice(self, index: int, generation: Generation) -> dict[str, Any]:
+        """One answer of a reply that does not stream."""
         raise NotImplementedError
 
-    def _opening(self, index: int) -> dict[str, Any] | None:
+    def _content(self, index: int, piece: StreamPiece) -> dict[str, Any]:
+        """What a piece adds to the answer."""
         raise NotImplementedError
 
-    def _delta(self, index: int, piece: StreamPiece) -> dict[str, Any] | None:
+    def _part(
+        self, index: int, content: dict[str, Any], tokens: Sequence[TokenLogprob] | None
+    ) -> dict[str, Any]:
+        """One answer's part in a chunk."""
         raise NotImplementedError
 
-    def _closing(self, index: int, generation: Generation) -> dict[str, Any]:
-        raise NotImplementedError
+    def _opening(self, index: int) -> Iterator[dict[str, Any]]:
+        """The chunks before an answer's first."""
+        yield from ()
 
-    def _chunk(self, choice: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
-        if choice is not None:
-            usage = {"usage": None} if self.includes_usage else {}
-            yield {**self._envelope(self.CHUNK, [choice]), **usage}
+    def _last_content(self, generation: Generation) -> dict[str, Any]:
+        """What an answer's last part holds, besides how it ended."""
+        return {}
+
+    def _chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
+        usage = {"usage": None} if self.includes_usage else {}
+        return {**self._envelope(self.CHUNK, [choice]), **usage}
 
     def _envelope(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {
@@ -127,14 +139,14 @@ class ChatReplies(Replies):
         return {
             "index": index,
             "message": message,
-            "logprobs": logprobs.chat(generation),
+            "logprobs": logprobs.chat(generation.logprobs),
             "finish_reason": generation.finish_reason,
         }
 
-    def _opening(self, index: int) -> dict[str, Any]:
-        return _chat_delta(index, {"role": "assistant", "content": ""})
+    def _opening(self, index: int) -> Iterator[dict[str, Any]]:
+        yield self._chunk(self._part(index, {"role": "assistant", "content": ""}, None))
 
-    def _delta(self, index: int, piece: StreamPiece) -> dict[str, Any] | None:
+    def _content(self, index: int, piece: StreamPiece) -> dict[str, Any]:
         delta: dict[str, Any] = {}
         if piece.reasoning:
             delta["reasoning_content"] = piece.reasoning
@@ -142,19 +154,25 @@ class ChatReplies(Replies):
             delta["content"] = piece.text
         if piece.tool_calls:
             delta["tool_calls"] = [self._call_delta(index, call) for call in piece.tool_calls]
-        return _chat_delta(index, delta) if delta else None
+        return delta
 
     def _call_delta(self, index: int, call: ToolCall) -> dict[str, Any]:
         self._n_calls[index] += 1
         return {"index": self._n_calls[index] - 1, **_tool_call(call)}
 
-    def _closing(self, index: int, generation: Generation) -> dict[str, Any]:
-        broken = generation.broken_tool_call
+    def _part(
+        self, index: int, content: dict[str, Any], tokens: Sequence[TokenLogprob] | None
+    ) -> dict[str, Any]:
         return {
-            **_chat_delta(index, {"broken_tool_call": broken} if broken else {}),
-            "logprobs": logprobs.chat(generation),
-            "finish_reason": generation.finish_reason,
+            "index": index,
+            "delta": content,
+            "logprobs": logprobs.chat(tokens),
+            "finish_reason": None,
         }
+
+    def _last_content(self, generation: Generation) -> dict[str, Any]:
+        broken = generation.broken_tool_call
+        return {"broken_tool_call": broken} if broken else {}
 
 
 class CompletionReplies(Replies):
@@ -163,24 +181,27 @@ class CompletionReplies(Replies):
     PREFIX = "cmpl"
     WHOLE = CHUNK = "text_completion"
 
+    def __init__(self, model: str, **settings: Any) -> None:
+        super().__init__(model, **settings)
+        self._offsets: Counter[int] = Counter()
+
     def _choice(self, index: int, generation: Generation) -> dict[str, Any]:
-        return {**self._closing(index, generation), "text": generation.text}
-
-    def _opening(self, index: int) -> None:
-        return None
-
-    def _delta(self, index: int, piece: StreamPiece) -> dict[str, Any] | None:
-        if not piece.text:
-            return None
-        return {"index": index, "text": piece.text, "logprobs": None, "finish_reason": None}
-
-    def _closing(self, index: int, generation: Generation) -> dict[str, Any]:
         return {
             "index": index,
-            "text": "",
-            "logprobs": logprobs.completion(generation),
+            "text": generation.text,
+            "logprobs": logprobs.completion(generation.logprobs),
             "finish_reason": generation.finish_reason,
         }
+
+    def _content(self, index: int, piece: StreamPiece) -> dict[str, Any]:
+        return {"text": piece.text} if piece.text else {}
+
+    def _part(
+        self, index: int, content: dict[str, Any], tokens: Sequence[TokenLogprob] | None
+    ) -> dict[str, Any]:
+        told = logprobs.completion(tokens, offset=self._offsets[index])
+        self._offsets[index] += sum(len(token.text) for token in tokens or ())
+        return {"index": index, "text": "", **content, "logprobs": told, "finish_reason": None}
 
 
 def routing(generation: Generation, detail: TraceDetail) -> dict[str, Any]:
@@ -191,10 +212,6 @@ def routing(generation: Generation, detail: TraceDetail) -> dict[str, Any]:
         if detail == "full":
             told["trace"] = generation.trace.to_dict()
     return told
-
-
-def _chat_delta(index: int, delta: dict[str, Any]) -> dict[str, Any]:
-    return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
 
 
 def _tool_call(call: ToolCall) -> dict[str, Any]:

@@ -6,6 +6,7 @@ not known here are kept apart (`unknown_fields`), so that the reply can name the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -156,10 +157,11 @@ class CompletionRequest(CommonRequest):
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
 
     @property
-    def prompts(self) -> list[str] | list[list[int]]:
+    def prompts(self) -> Sequence[str | list[int]]:
         """One for each answer that is asked for."""
         if isinstance(self.prompt, str):
             return [self.prompt]
-        if not self.prompt or isinstance(self.prompt[0], int):
-            return [self.prompt]  # type: ignore[list-item]
-        return self.prompt  # type: ignore[return-value]
+        several = [item for item in self.prompt if not isinstance(item, int)]
+        if several:
+            return several
+        return [[item for item in self.prompt if isinstance(item, int)]]
