@@ -123,7 +123,7 @@ def _led(name: str, marker: str, tokens: Mapping[str, int]) -> list[str]:
     """A rule for the marker behind at most one white space."""
     if marker in tokens:
         return [f"{name}: SPACE? {_reference(marker, tokens)}"]
-    return [f"{name}: {name.upper()}", f"{name.upper()}: /[ \\n]?/ {quoted(marker)}"]
+    return [f"{name}[lazy]: /[ \\n]?/ {quoted(marker)}"]
 
 
 def _reference(marker: str, tokens: Mapping[str, int]) -> str:

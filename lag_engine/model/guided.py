@@ -32,6 +32,10 @@ JSON_LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separa
 """One way to lay JSON out, that of `json.dumps`: no white space for a small model to loop in."""
 
 
+_UNSPELLED = "\U0010ffff"
+"""No text has this character: Unicode keeps it out of interchange."""
+
+
 @dataclass(frozen=True)
 class Guide:
     """What an answer must match; made by one of its class methods.
@@ -237,26 +241,43 @@ class GuideCompiler:
                 "load the model with its tokenizer.json, or leave the guide out",
             )
         return LLTokenizer(
-            _without_prefix_space(self._tokenizer),
+            _for_matching(self._tokenizer),
             n_vocab=max(self._vocabulary_size, len(self._tokenizer)),
             eos_token=self._end_ids,
         )
 
 
-def _without_prefix_space(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The tokenizer's JSON, made to encode text in the middle of an answer."""
+def _for_matching(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The tokenizer's JSON, made to encode text in the middle of an answer.
+
+    llguidance encodes what can only come in one way. There a text has no space put before it, and
+    what spells a special token is not that token, so special ones get names that nothing spells.
+    It takes an added token in angle brackets for a special one.
+    """
     core = json.loads(tokenizer.backend_tokenizer.to_str())
-    core["truncation"] = core["padding"] = None
+    core["truncation"] = core["padding"] = core["post_processor"] = None
     _drop_prefix_space(core.get("pre_tokenizer"))
+    names = {}
+    for token in core["added_tokens"]:
+        name = token["content"]
+        if token["special"] or (name.startswith("<") and name.endswith(">")):
+            names[name] = token["content"] = _UNSPELLED + name
+            token["special"] = True
+    model = core["model"]
+    if isinstance(model["vocab"], dict):
+        model["vocab"] = {names.get(piece, piece): i for piece, i in model["vocab"].items()}
+    else:
+        model["vocab"] = [[names.get(piece, piece), score] for piece, score in model["vocab"]]
+    if model.get("unk_token"):
+        model["unk_token"] = names.get(model["unk_token"], model["unk_token"])
     return json.dumps(core)
 
 
 def _drop_prefix_space(node: object) -> None:
-    parts = node if isinstance(node, list) else [node]
-    for part in parts:
-        if isinstance(part, dict):
-            if "add_prefix_space" in part:
-                part["add_prefix_space"] = False
-            if "prepend_scheme" in part:
-                part["prepend_scheme"] = "never"
-            _drop_prefix_space(part.get("pretokenizers"))
+    if isinstance(node, dict):
+        if "add_prefix_space" in node:
+            node["add_prefix_space"] = False
+        if "prepend_scheme" in node:
+            node["prepend_scheme"] = "never"
+        for part in node.get("pretokenizers", ()):
+            _drop_prefix_space(part)

@@ -218,7 +218,10 @@ class CallReader:
     @property
     def broken(self) -> str:
         """What there is of a call that has not ended, its opener included."""
-        return self._raw if self._depth or not self._has_call else ""
+        if not self._depth and self._has_call:
+            return ""
+        opener = self._known.opener
+        return self._raw[max(self._raw.find(opener), 0) :].lstrip(" \n,;")
 
     def feed(self, text: str) -> tuple[ToolCall, ...]:
         """The calls that became whole."""

@@ -161,7 +161,7 @@ def read_tools(tools: Sequence[Mapping[str, Any]]) -> tuple[Tool, ...]:
     if twice:
         raise GenerationError(
             "Expected each tool to have a name of its own",
-            f"{', '.join(twice)} is there more than once",
+            f"found {', '.join(map(repr, twice))} more than once",
             "rename or drop one of them",
         )
     return read

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from lag_engine.adapters.library import AdapterLibrary
 from lag_engine.adapters.peft_format import LoraModule, PeftAdapter
 from lag_engine.model.engine import LAGEngine
+from lag_engine.model.generation import Row
+from lag_engine.model.prompts import PromptEncoder
+from lag_engine.model.requests import RequestBuilder
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>")
 CHAT_TEMPLATE = (
@@ -143,3 +147,137 @@ def tokenizer_without_begin() -> PreTrainedTokenizerFast:
     tokenizer = make_tokenizer(chat_template=None)
     tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     return tokenizer
+
+
+def with_tokens(tokenizer: PreTrainedTokenizerFast, **is_special: bool) -> PreTrainedTokenizerFast:
+    """The tokenizer with added tokens; special ones are never text."""
+    for token, special in is_special.items():
+        tokenizer.add_tokens([AddedToken(token, special=special, normalized=False)])
+    return tokenizer
+
+
+_TURNS = (
+    "{{ bos_token }}{% if tools %}<|system|>{{ tools | tojson }}<|end|>{% endif %}"
+    "{% for m in messages %}<|{{ 'user' if m['role'] == 'tool' else m['role'] }}|>"
+    "{{ m['content'] }}CALLS<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>THOUGHT{% endif %}"
+)
+_OBJECT = (
+    '{"name": {{ c["function"]["name"] | tojson }}, '
+    '"KEY": {{ c["function"]["arguments"] | tojson }}}'
+)
+_CALLS = {
+    "hermes": "{% for c in m['tool_calls'] or [] %}<tool_call>\n"
+    + _OBJECT
+    + "\n</tool_call>{% endfor %}",
+    "llama": "{% for c in m['tool_calls'] or [] %}" + _OBJECT + "{% endfor %}",
+    "mistral": "{% if m['tool_calls'] %}[TOOL_CALLS] [{% for c in m['tool_calls'] %}"
+    "{{ ', ' if not loop.first }}" + _OBJECT + "{% endfor %}]{% endif %}",
+}
+
+
+def tool_template(family: str, *, thought: str = "") -> str:
+    """A short chat template that shows tools and writes calls as a family of models does.
+
+    `thought` is what the generation prompt opens; any mentions the think markers.
+    """
+    key = "parameters" if family == "llama" else "arguments"
+    template = _TURNS.replace("CALLS", _CALLS[family].replace("KEY", key))
+    return template.replace("THOUGHT", thought)
+
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Tells the weather.",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "city": {"type": "string", "maxLength": 12},
+                "days": {"type": "integer", "minimum": 1, "maximum": 14},
+                "unit": {"enum": ["°C", "°F"]},
+            },
+            "required": ["city", "unit"],
+        },
+    },
+}
+CLOCK = {"type": "function", "function": {"name": "get_time", "description": "Tells the time."}}
+
+
+@pytest.fixture(scope="session")
+def tools() -> list[dict]:
+    """Two tools: one with arguments, one without."""
+    return [WEATHER, CLOCK]
+
+
+@pytest.fixture(scope="session")
+def tool_tokenizers() -> dict[str, PreTrainedTokenizerFast]:
+    """A tokenizer for each family of tool formats, and variants of their markers."""
+    make = make_tokenizer
+    hermes, llama, mistral = (tool_template(f) for f in ("hermes", "llama", "mistral"))
+    markers = {"<tool_call>": False, "</tool_call>": False}
+    return {
+        "hermes, markers spelled": make(chat_template=hermes),
+        "hermes, markers added": with_tokens(make(chat_template=hermes), **markers),
+        "hermes, markers special": with_tokens(
+            make(chat_template=hermes), **dict.fromkeys(markers, True)
+        ),
+        "hermes, reasoning": make(
+            chat_template=tool_template("hermes", thought="{# <think> </think> #}")
+        ),
+        "hermes, reasoning opened": with_tokens(
+            make(chat_template=tool_template("hermes", thought="<think>\n{# </think> #}")),
+            **{"<think>": True, "</think>": True},
+        ),
+        "llama": make(chat_template=llama),
+        "llama, tag special": with_tokens(make(chat_template=llama), **{"<|python_tag|>": True}),
+        "mistral": make(chat_template=mistral),
+        "mistral, marker special": with_tokens(
+            make(chat_template=mistral), **{"[TOOL_CALLS]": True}
+        ),
+    }
+
+
+class Writer:
+    """Writes answers without a model: random logits, led to a beginning of the test's choice."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        config = SimpleNamespace(eos_token_id=tokenizer.eos_token_id)
+        self.tokenizer = tokenizer
+        self.size = len(tokenizer) + 3
+        prompts = PromptEncoder(tokenizer, context_length=None, vocabulary_size=self.size)
+        self.requests = RequestBuilder(
+            SimpleNamespace(generation_config=config), tokenizer, prompts=prompts, library=None
+        )
+
+    def row(self, prompt="Who?", **options) -> Row:
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        request = self.requests.one(messages, "base", {"max_new_tokens": 900, **options})
+        return Row(request, self.tokenizer)
+
+    def write(self, lead: str = "", *, seed: int = 0, prompt="Who?", **options):
+        """The generation, and what was given out on the way."""
+        row = self.row(prompt, **options)
+        leading = self.tokenizer(lead, add_special_tokens=False)["input_ids"] if lead else []
+        generator = torch.Generator().manual_seed(seed)
+        deltas = []
+        while row.finish_reason is None:
+            logits = torch.randn(self.size, generator=generator) * 2
+            if len(row.token_ids) < len(leading):
+                logits[leading[len(row.token_ids)]] += 1000
+            scores = row.chooser.scores(logits, row.token_ids)
+            deltas.append(row.feed(int(scores.argmax())))
+        return row.generation(), deltas
+
+
+@pytest.fixture(scope="session")
+def writers(tool_tokenizers) -> dict[str, Writer]:
+    """One for each of `tool_tokenizers`."""
+    return {name: Writer(tokenizer) for name, tokenizer in tool_tokenizers.items()}
+
+
+@pytest.fixture(scope="session")
+def make_writer() -> type[Writer]:
+    """For other tokenizers."""
+    return Writer
