@@ -22,7 +22,8 @@ class Finding(NamedTuple):
     Attributes:
         status: whether it can be used, and if not, why.
         name: of the adapter; None if there is none.
-        rev: the library's revision, or if it lacks the adapter, the document's; None if unknown.
+        rev: that it was indexed with or, if the document does not say, the library's; None if
+            unknown.
     """
 
     status: AdapterStatus
@@ -68,7 +69,19 @@ class AdapterIndex:
         if info is None:
             return Finding("missing" if name else "none", name, rev)
         now = revision_of(info)
-        return Finding("current" if rev in (None, now) else "stale", info.name, now)
+        return Finding("current" if rev in (None, now) else "stale", info.name, rev or now)
+
+    def usable(self, metadata: Mapping[str, Any], document_id: str | None = None) -> str | None:
+        """The adapter that an engine with this library may apply for the document, if any.
+
+        What a retriever found out earlier (`adapter_status`) and what the library says now must
+        both allow it.
+        """
+        if self.library is None:
+            return None
+        if metadata.get("adapter_status") and usable_adapter(metadata) is None:
+            return None
+        return usable_adapter(self.find(metadata, document_id).metadata)
 
     def _follow(self) -> None:
         assert self.library is not None

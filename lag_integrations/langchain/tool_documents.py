@@ -87,7 +87,7 @@ def use_tool_documents(
     *,
     mode: str,
     adapters: Adapters = None,
-    library: AdapterLibrary | None = None,
+    library: AdapterLibrary | None,
 ) -> ToolUse | None:
     """Returns how a call in this mode uses what tools have retrieved; None if nothing is to do.
 
@@ -103,7 +103,7 @@ def use_tool_documents(
         messages: the conversation.
         mode: asked for.
         adapters: the call's own.
-        library: the engine's; None trusts the documents.
+        library: the engine's; with None no adapter can be used.
 
     Raises:
         PlanError: the mode is unknown or cannot pin adapters.
@@ -113,7 +113,7 @@ def use_tool_documents(
     if wish is None:
         return None
     index = AdapterIndex(library)
-    usable = [None if r.wish == "text" else _usable_now(r, index) for r in latest]
+    usable = [None if r.wish == "text" else index.usable(r.document.metadata) for r in latest]
     sources = [Source(r.label, name) for r, name in zip(latest, usable, strict=True)]
     use = decide(sources, mode=mode, documents=wish, adapters=adapters)
     replaced = "knowledge" in by_slot(adapters)
@@ -168,13 +168,6 @@ def _wish(retrieved: Sequence[_Retrieved], mode: str) -> Documents | None:
     if "both" in wishes or {"text", "adapters"} <= wishes:
         return "both"
     return "adapters" if "adapters" in wishes else None
-
-
-def _usable_now(retrieved: _Retrieved, index: AdapterIndex) -> str | None:
-    metadata = retrieved.document.metadata
-    if usable_adapter(metadata) is None:
-        return None
-    return usable_adapter(index.find(metadata).metadata)
 
 
 def _with_text(messages: Sequence[BaseMessage], added: Sequence[_Retrieved]) -> list[BaseMessage]:

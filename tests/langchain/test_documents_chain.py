@@ -7,8 +7,9 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.language_models import FakeListChatModel
 from langchain_core.output_parsers import StrOutputParser
-from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.prompts import ChatPromptTemplate, PromptTemplate
 from langchain_core.vectorstores import InMemoryVectorStore
+from pydantic import BaseModel
 
 from lag_engine import MODES, Plan, PlanError
 from lag_integrations.langchain import ParametricRetriever, create_parametric_documents_chain
@@ -24,6 +25,13 @@ def with_adapter(name, text="text"):
 
 DOCUMENT_LIST = [with_adapter("a"), with_adapter("b")]
 WITHOUT = Document("plain text", metadata={"document_id": "plain"})
+
+
+@pytest.fixture(autouse=True)
+def library(engine, scripted_library):
+    """The engine's, with an adapter for each document of the list."""
+    engine.library = scripted_library(("a", "1"), ("b", "1", "b-by-id"))
+    return engine.library
 
 
 def make_chain(llm, **options):
@@ -153,9 +161,119 @@ def test_the_stock_retrieval_chain_takes_it(llm, engine):
     assert set(result["answer"].response_metadata["lag_documents"]["adapters"]) == {"a", "b"}
 
 
+def test_a_document_is_known_to_the_models_library_without_our_retriever(llm, engine):
+    plain = [Document("x", id="b-by-id"), Document("y", metadata={"document_id": "b-by-id"})]
+    ask(make_chain(llm, documents="adapters"), plain)
+    assert prompt_and_plan(engine)[1] == Plan.from_mode("prag+lag", adapters=["b"])
+
+
+@pytest.mark.parametrize("rev", ["0", "1"])
+def test_an_adapter_that_is_not_the_indexed_one_is_text_without_our_retriever(llm, engine, rev):
+    document = Document("old", metadata={"adapter_id": "a", "adapter_rev": rev})
+    answer = ask(make_chain(llm, documents="adapters"), [document])
+    assert answer.response_metadata["lag_documents"]["fallback"] == (["0"] if rev == "0" else [])
+
+
+def test_a_model_without_a_library_takes_every_document_as_text(llm, engine):
+    engine.library = None
+    answer = ask(make_chain(llm, documents="adapters"), DOCUMENT_LIST)
+    assert answer.response_metadata["lag_documents"]["fallback"] == ["doc-a", "doc-b"]
+
+
+class Answer(BaseModel):
+    """An answer."""
+
+    city: str
+
+
+WRAPPED = {
+    "bound": lambda m: m.bind(max_tokens=7),
+    "with tools": lambda m: m.bind_tools([Answer], tool_choice="auto"),
+    "tools after bind": lambda m: m.bind(max_tokens=7).bind_tools([Answer]),
+    "configured": lambda m: m.with_config(tags=["x"]),
+    "retrying": lambda m: m.with_retry(stop_after_attempt=2),
+    "structured": lambda m: m.with_structured_output(Answer, method="json_schema"),
+    "structured, raw": lambda m: m.with_structured_output(Answer, include_raw=True),
+    "a sequence": lambda m: m | StrOutputParser(),
+}
+
+
+@pytest.mark.parametrize("wrapped", WRAPPED)
+def test_trap_a_wrapped_model_gets_its_documents(llm, engine, wrapped):
+    engine.reply = '{"city": "Paris"}'
+    ask(make_chain(WRAPPED[wrapped](llm), documents="adapters"), DOCUMENT_LIST)
+    assert prompt_and_plan(engine)[1] == Plan.from_mode("prag+lag", adapters=["a", "b"])
+
+
+def test_a_raw_answer_tells_what_became_of_the_documents(llm, engine):
+    engine.reply = '{"city": "Paris"}'
+    chain = make_chain(WRAPPED["structured, raw"](llm), documents="adapters")
+    raw = ask(chain, DOCUMENT_LIST)["raw"]
+    assert raw.response_metadata["lag_documents"]["adapters"] == ["a", "b"]
+
+
+def test_settings_nearer_to_the_call_win_and_bound_ones_beat_the_config(llm, engine):
+    mode = {"configurable": {"lag_mode": "prag"}}
+    for model, config, expected in (
+        (llm.with_mode("rag"), None, "rag"),
+        (llm.with_mode("rag").with_config(mode), None, "prag"),
+        (llm.with_config(mode), {"configurable": {"lag_mode": "rag"}}, "rag"),
+        (llm.bind(mode="rag"), mode, "rag"),
+    ):
+        ask(make_chain(model), DOCUMENT_LIST, config)
+        assert prompt_and_plan(engine)[1].mode == expected
+
+
+def test_the_stock_chains_arguments_are_taken(llm, engine):
+    arguments = {
+        "output_parser": StrOutputParser(),
+        "document_prompt": PromptTemplate.from_template("<{page_content}>"),
+        "document_separator": "|",
+        "document_variable_name": "documents",
+    }
+    prompt = ChatPromptTemplate.from_messages([("user", "{documents} {input}")])
+    inputs = {"input": "Q?", "documents": DOCUMENT_LIST}
+    stock = create_stuff_documents_chain(llm.with_mode("rag"), prompt, **arguments)
+    ours = create_parametric_documents_chain(llm.with_mode("rag"), prompt, **arguments)
+    assert ours.invoke(inputs) == stock.invoke(inputs)
+    assert engine.calls[-1][0] == engine.calls[-2][0]
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"document_variable_name": "other"}, {"context_template": "Text: "}]
+)
+def test_trap_a_prompt_without_a_place_for_the_text_is_refused(llm, arguments):
+    with pytest.raises(PlanError, match="place for the documents' text"):
+        make_chain(llm, documents="adapters", **arguments)
+
+
+async def test_every_way_of_calling_gives_the_same(llm, engine):
+    chain = make_chain(llm, documents="both")
+    inputs = {"input": "Q?", "context": DOCUMENT_LIST}
+    answers = [
+        chain.invoke(inputs),
+        await chain.ainvoke(inputs),
+        *chain.batch([inputs, inputs]),
+        *await chain.abatch([inputs, inputs]),
+    ]
+    assert len({a.content for a in answers}) == 1
+    assert all(a.response_metadata == answers[0].response_metadata for a in answers)
+    assert len({(str(m), o["plan"]) for m, o in engine.calls}) == 1
+
+
+async def test_events_tell_what_was_applied(llm):
+    chain = make_chain(llm, documents="adapters")
+    inputs = {"input": "Q?", "context": DOCUMENT_LIST}
+    events = [e async for e in chain.astream_events(inputs, version="v2")]
+    (end,) = [e for e in events if e["event"] == "on_chat_model_end"]
+    assert end["data"]["output"].response_metadata["lag_documents"]["adapters"] == ["a", "b"]
+
+
 def test_another_model_is_refused():
     with pytest.raises(PlanError, match="FakeListChatModel"):
         create_parametric_documents_chain(FakeListChatModel(responses=["x"]), PROMPT)
+    with pytest.raises(PlanError, match="RunnableSequence"):
+        create_parametric_documents_chain(FakeListChatModel(responses=["x"]) | str, PROMPT)
 
 
 def test_a_mode_that_cannot_use_documents_so_is_refused(llm):

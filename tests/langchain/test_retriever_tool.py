@@ -11,8 +11,9 @@ from langchain_core.tools import create_retriever_tool
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from lag_engine import PlanError
+from lag_integrations.langchain import tool_documents
 from lag_integrations.langchain.retriever_tool import create_parametric_retriever_tool
-from lag_integrations.langchain.tool_documents import adapters_of, use_tool_documents
+from lag_integrations.langchain.tool_documents import adapters_of
 
 READY = Document(
     "Text of A.",
@@ -26,6 +27,15 @@ STALE = Document(
     "Text of C.", id="c", metadata={"title": "C", "adapter_id": "doc-c", "adapter_status": "stale"}
 )
 WITHOUT = Document("Text of D.", id="d", metadata={"title": "D"})
+
+
+@pytest.fixture
+def use_tool_documents(scripted_library):
+    """Uses them with a library of the current adapters, or another."""
+    library = scripted_library(("doc-a", "1"), ("doc-b", "1"), ("doc-c", "2"))
+    return lambda messages, **options: tool_documents.use_tool_documents(
+        messages, **{"library": library, **options}
+    )
 
 
 class Fixed(BaseRetriever):
@@ -105,7 +115,7 @@ def after_a_checkpoint(artifact):
     ],
     ids=["documents", "dicts", "checkpoint", "serialized", "scores", "named"],
 )
-def test_trap_after_a_checkpoint_artifacts_are_plain_dicts(change):
+def test_trap_after_a_checkpoint_artifacts_are_plain_dicts(change, use_tool_documents):
     message = call(tool_over(READY, OTHER, STALE, WITHOUT))
     message.artifact = change(message.artifact)
     assert adapters_of(conversation(message)) == [("doc-a", "1"), ("doc-b", "1")]
@@ -115,7 +125,7 @@ def test_trap_after_a_checkpoint_artifacts_are_plain_dicts(change):
 
 
 @pytest.mark.parametrize("artifact", [None, "text", b"bytes", 3, [], {}, [{"page_content": "x"}]])
-def test_other_tools_artifacts_are_left_alone(artifact):
+def test_other_tools_artifacts_are_left_alone(artifact, use_tool_documents):
     messages = conversation(ToolMessage("x", tool_call_id="1", artifact=artifact))
     assert adapters_of(messages) == []
     assert use_tool_documents(messages, mode="prag+lag") is None
@@ -137,16 +147,16 @@ def test_a_failed_tool_call_has_no_documents():
         ("both", "lag", "rag+prag+lag"),
     ],
 )
-def test_a_tool_that_wants_adapters_turns_the_mode(documents, mode, expected):
+def test_a_tool_that_wants_adapters_turns_the_mode(documents, mode, expected, use_tool_documents):
     use = use_tool_documents(retrieved(READY, documents=documents), mode=mode)
     assert (use.mode, use.adapters) == (expected, {"knowledge": ["doc-a"]})
 
 
-def test_documents_as_text_change_nothing():
+def test_documents_as_text_change_nothing(use_tool_documents):
     assert use_tool_documents(retrieved(READY, documents="text"), mode="prag+lag") is None
 
 
-def test_the_stock_tools_documents_are_pinned_if_the_mode_pins():
+def test_the_stock_tools_documents_are_pinned_if_the_mode_pins(use_tool_documents):
     tool = create_retriever_tool(
         Fixed(documents=[READY]), "search", "x", response_format="content_and_artifact"
     )
@@ -157,7 +167,9 @@ def test_the_stock_tools_documents_are_pinned_if_the_mode_pins():
     assert use.messages == messages
 
 
-def test_an_adapter_that_left_the_library_since_becomes_text_visibly(scripted_library):
+def test_an_adapter_that_left_the_library_since_becomes_text_visibly(
+    scripted_library, use_tool_documents
+):
     library = scripted_library(("doc-a", "1"))
     use = use_tool_documents(retrieved(READY, OTHER), mode="lag", library=library)
     assert use.adapters == {"knowledge": ["doc-a"]}
@@ -165,7 +177,9 @@ def test_an_adapter_that_left_the_library_since_becomes_text_visibly(scripted_li
     assert (use.record["text"], use.record["fallback"]) == (["b"], ["b"])
 
 
-def test_an_adapter_that_was_retrained_since_becomes_text_visibly(scripted_library):
+def test_an_adapter_that_was_retrained_since_becomes_text_visibly(
+    scripted_library, use_tool_documents
+):
     library = scripted_library(("doc-a", "2"))
     messages = retrieved(READY)
     use = use_tool_documents(messages, mode="lag", library=library)
@@ -175,13 +189,13 @@ def test_an_adapter_that_was_retrained_since_becomes_text_visibly(scripted_libra
     assert use.record["fallback"] == ["a"]
 
 
-def test_adapters_that_the_call_pins_replace_the_documents():
+def test_adapters_that_the_call_pins_replace_the_documents(use_tool_documents):
     use = use_tool_documents(retrieved(READY, WITHOUT), mode="prag", adapters=["mine"])
     assert use.adapters == {"knowledge": ["mine"]}
     assert use.record["fallback"] == []
 
 
-def test_several_tools_of_one_turn_count_together():
+def test_several_tools_of_one_turn_count_together(use_tool_documents):
     messages = [
         *retrieved(READY),
         call(tool_over(OTHER, documents="both")),
@@ -192,13 +206,18 @@ def test_several_tools_of_one_turn_count_together():
     assert use.record["text"] == ["b", "d"]
 
 
-def test_the_latest_turn_with_documents_counts_and_says_what_it_left_out():
+def test_the_latest_turn_with_documents_counts_and_says_what_it_left_out(use_tool_documents):
     messages = [*retrieved(READY), AIMessage("A"), *retrieved(OTHER), AIMessage("B")]
     follow_up = [*messages, HumanMessage("And?")]
     assert adapters_of(follow_up) == [("doc-b", "1")]
     assert use_tool_documents(follow_up, mode="lag").record["left_out"] == ["a"]
 
 
-def test_a_mode_that_cannot_pin_is_refused():
+def test_a_mode_that_cannot_pin_is_refused(use_tool_documents):
     with pytest.raises(PlanError, match="Found 'arrow'"):
         use_tool_documents(retrieved(READY), mode="arrow")
+
+
+def test_without_a_library_every_document_becomes_text(use_tool_documents):
+    use = use_tool_documents(retrieved(READY), mode="lag", library=None)
+    assert (use.mode, use.messages[-1].content) == ("rag+lag", "Found: A.\n\nText of A.")
