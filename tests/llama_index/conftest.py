@@ -11,10 +11,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from llama_index.core import Document, StorageContext, VectorStoreIndex
 
-from lag_engine import Generation, Plan, StreamPiece, Usage
+from lag_engine import Generation, Plan, StreamPiece, Usage, tiny
+from lag_integrations.chroma import close_client, open_client
 from lag_integrations.engines import release_engine
-from lag_integrations.llama_index import LAGLLM
+from lag_integrations.llama_index import LAGLLM, LocalEmbedding
+from lag_integrations.llama_index.chroma import open_vector_store
 
 
 class ScriptedTrace:
@@ -185,6 +188,28 @@ def make_library():
 def tiny_llm() -> LAGLLM:
     """The shipped model; greedy, short answers."""
     return LAGLLM(model="lag-tiny", max_tokens=24)
+
+
+@pytest.fixture(scope="session")
+def tiny_index(tmp_path_factory):
+    """The shipped documents in a Chroma collection on disk, by the shipped embedding model."""
+    folder = tmp_path_factory.mktemp("chroma")
+    embedding = LocalEmbedding(tiny.embedder_path())
+    store = open_vector_store(open_client(folder), "lag-tiny", embedding=embedding.embedding_model)
+    hidden = ["title"]
+    documents = [
+        Document(
+            doc_id=d.id,
+            text=d.text,
+            metadata={"title": d.title},
+            excluded_llm_metadata_keys=hidden,
+            excluded_embed_metadata_keys=hidden,
+        )
+        for d in tiny.documents()
+    ]
+    context = StorageContext.from_defaults(vector_store=store)
+    yield VectorStoreIndex.from_documents(documents, storage_context=context, embed_model=embedding)
+    close_client(folder)
 
 
 @pytest.fixture

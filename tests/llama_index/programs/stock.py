@@ -1,0 +1,17 @@
+"""A LlamaIndex retrieval program."""
+
+from __future__ import annotations
+
+from llama_index.core import PromptTemplate, VectorStoreIndex
+from llama_index.core.query_engine import RetrieverQueryEngine
+from llama_index.llms.huggingface import HuggingFaceLLM
+
+PROMPT = PromptTemplate("Text: {context_str}\n\n{query_str}")
+
+
+def make_query_engine(index: VectorStoreIndex, model: str) -> RetrieverQueryEngine:
+    llm = HuggingFaceLLM(1024, 24, model_name=model, tokenizer_name=model, is_chat_model=True)
+    retriever = index.as_retriever(similarity_top_k=1)
+    query_engine = RetrieverQueryEngine.from_args(retriever, llm=llm)
+    query_engine.update_prompts({"response_synthesizer:text_qa_template": PROMPT})
+    return query_engine
