@@ -13,8 +13,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from lag_engine.model.resolved import ResolvedPlan, Update
-    from lag_engine.routing import Slot
+    from lag_engine.model.resolved import ResolvedPlan, ResolvedSelection, Update
     from lag_engine.routing.recorder import Recorder
 
 
@@ -35,26 +34,26 @@ class Part(NamedTuple):
 
 
 class Group(NamedTuple):
-    """The tokens that share one plan.
+    """The tokens that share one slot's selection, of whatever plans.
 
     Attributes:
-        plan: theirs.
+        selection: theirs.
         tokens: their positions among the module's tokens; (n,); None for all of them.
         pieces: for each part of the group how many of these tokens are its, and its recorder.
     """
 
-    plan: ResolvedPlan
+    selection: ResolvedSelection
     tokens: Tensor | None
     pieces: tuple[tuple[int, Recorder | None], ...]
 
-    def record(self, module: str, slot: Slot, names: tuple[str, ...], update: Update) -> None:
+    def record(self, module: str, names: tuple[str, ...], update: Update) -> None:
         """Hands each part's choices to its recorder."""
         start = 0
         for n_tokens, recorder in self.pieces:
             if recorder is not None:
                 here = slice(start, start + n_tokens)
                 chosen = (update.rows[here], update.scores[here], update.weights[here])
-                recorder.record(module, slot, names, *chosen)
+                recorder.record(module, self.selection.slot, names, *chosen)
             start += n_tokens
 
 
@@ -76,7 +75,7 @@ class Activation:
                 "Pass one plan for all rows, or one for each",
             )
         self.parts = tuple(parts)
-        self._is_idle = not any(part.plan.plan.slots for part in parts)
+        self._is_idle = not any(part.plan.selections for part in parts)
         self._groups: dict[tuple[torch.Size, torch.device], tuple[Group, ...]] = {}
 
     def groups(self, x: Tensor, module: str) -> tuple[Group, ...]:
@@ -98,11 +97,11 @@ class Activation:
 
     def _lay(self, x: Tensor, module: str) -> tuple[Group, ...]:
         lengths = self._lengths(x.shape[:-1], module)
-        members: dict[ResolvedPlan, list[int]] = {}
-        for index, part in enumerate(self.parts):
-            if part.plan.plan.slots and lengths[index]:
-                members.setdefault(part.plan, []).append(index)
         starts = [sum(lengths[:index]) for index in range(len(lengths))]
+        members: dict[ResolvedSelection, list[int]] = {}
+        for index, part in enumerate(self.parts):
+            for selection in part.plan.selections if lengths[index] else ():
+                members.setdefault(selection, []).append(index)
 
         def positions(indices: list[int]) -> Tensor | None:
             if sum(lengths[i] for i in indices) == sum(lengths):
@@ -112,11 +111,11 @@ class Activation:
 
         return tuple(
             Group(
-                plan,
+                selection,
                 positions(indices),
                 tuple((lengths[i], self.parts[i].recorder) for i in indices),
             )
-            for plan, indices in members.items()
+            for selection, indices in members.items()
         )
 
     def _lengths(self, shape: torch.Size, module: str) -> list[int]:
@@ -130,7 +129,7 @@ class Activation:
                 return lengths
         if not told and n_parts in (1, rows):
             return [n_tokens // n_parts] * n_parts
-        plans = {part.plan for part in self.parts}
+        plans = {part.plan.selections for part in self.parts}
         if len(plans) == 1 and not any(part.recorder for part in self.parts):
             return [n_tokens, *[0] * (n_parts - 1)]
         raise ModelError(

@@ -67,26 +67,24 @@ class RoutedLinear(nn.Module):
         groups = () if active is None else active.groups(x, self.name)
         if not groups:
             return out
+        total = None  # (T, D_out), of all slots and plans
         tokens = x.reshape(-1, x.shape[-1])  # (T, D_in)
-        updated = out.reshape(-1, out.shape[-1])  # (T, D_out)
         for group in groups:
-            updated = self._add(updated, tokens, group)
-        return updated.view(out.shape)
+            total = self._add(total, tokens, group)
+        return out if total is None else out + total.to(out.dtype).view(out.shape)
 
-    def _add(self, out: Tensor, x: Tensor, group: Group) -> Tensor:
-        """Returns `out` with one plan's updates added to the tokens that have it; (T, D_out)."""
-        slots = group.plan.slots(self.name, x.device)
-        if not slots:
-            return out
-        if group.tokens is not None:
-            x = x[group.tokens]
-        updates = []
-        for slot, found in slots:
-            update = found.update(x, self.form)
-            group.record(self.name, slot, found.stack.names, update)
-            updates.append(update.total)
-        total = (updates[0] if len(updates) == 1 else updates[0] + updates[1]).to(out.dtype)
-        return out + total if group.tokens is None else out.index_add(0, group.tokens, total)
+    def _add(self, total: Tensor | None, x: Tensor, group: Group) -> Tensor | None:
+        """Returns `total` with one selection's updates of its tokens; (T, D_out)."""
+        found = group.selection.active(self.name, x.device)
+        if found is None:
+            return total
+        update = found.update(x if group.tokens is None else x[group.tokens], self.form)
+        group.record(self.name, found.stack.names, update)
+        if group.tokens is None:
+            return update.total if total is None else total + update.total
+        if total is None:
+            total = update.total.new_zeros(len(x), update.total.shape[-1])
+        return total.index_add(0, group.tokens, update.total)
 
 
 def features(module: nn.Module) -> tuple[int, int] | None:

@@ -1,6 +1,6 @@
-"""One plan resolved to the rows of a library's stacks: what its slots do in each module.
+"""Plans resolved to the rows of a library's stacks: what each slot does in each module.
 
-A plan names adapters and routers; a resolved plan holds the stacks, rows and gathered factors. It
+A plan names adapters and routers; a resolved one holds the stacks, rows and gathered factors. It
 shows the library as it was when it was resolved, however often it is applied.
 """
 
@@ -14,7 +14,6 @@ from torch import Tensor
 from lag_engine.errors import PlanError
 from lag_engine.routing import (
     NOT_APPLIED,
-    SLOTS,
     Choice,
     Form,
     Generated,
@@ -23,6 +22,7 @@ from lag_engine.routing import (
     Plan,
     Routed,
     Router,
+    Selection,
     Slot,
 )
 from lag_engine.routing.scores import accumulation_dtype
@@ -114,12 +114,13 @@ class Uncovered(NamedTuple):
 ActiveSlot = RoutedSlot | PinnedSlot | Uncovered
 
 
-class ResolvedPlan:
-    """A plan over one state of a library; its slots are resolved when a module first asks.
+class ResolvedSelection:
+    """One slot's selection over one state of a library; resolved when a module first asks.
 
     Args:
         bank: the library's stacks; must not change while this is used.
-        plan: what to apply.
+        slot: where the selection stands.
+        selection: what to apply.
 
     Raises:
         PlanError: a selection this release cannot apply, or an adapter pinned in the slot of the
@@ -127,28 +128,37 @@ class ResolvedPlan:
         AdapterNotFoundError: a name that is not in the library.
     """
 
-    def __init__(self, bank: AdapterBank, plan: Plan) -> None:
-        _check(bank, plan)
-        self.plan = plan
+    def __init__(self, bank: AdapterBank, slot: Slot, selection: Selection) -> None:
+        _check(bank, slot, selection)
+        self.slot = slot
         self._bank = bank
-        self._slots: dict[str, tuple[tuple[Slot, ActiveSlot], ...]] = {}
+        self._selection = selection
+        self._active: dict[str, ActiveSlot | None] = {}
 
-    def slots(self, module: str, device: torch.device) -> tuple[tuple[Slot, ActiveSlot], ...]:
-        """Returns what the plan does in one module: the slots where there is something."""
-        if module not in self._slots:
-            found = [(slot, self._slot(module, slot, device)) for slot in SLOTS]
-            self._slots[module] = tuple((slot, active) for slot, active in found if active)
-        return self._slots[module]
+    def active(self, module: str, device: torch.device) -> ActiveSlot | None:
+        """Returns what is done in one module; None where the library has nothing for it."""
+        if module not in self._active:
+            stack = self._bank.stack(module, self.slot, device)
+            self._active[module] = None if stack is None else self._over(stack)
+        return self._active[module]
 
-    def _slot(self, module: str, slot: Slot, device: torch.device) -> ActiveSlot | None:
-        selection = self.plan.selection(slot)
-        stack = None if selection is None else self._bank.stack(module, slot, device)
-        if stack is None:
-            return None
-        if isinstance(selection, Routed):
-            return RoutedSlot(selection.router, stack, _allowed(selection, stack))
-        assert isinstance(selection, Pinned)
-        return _pin(selection, stack)
+    def _over(self, stack: ResidentStack) -> ActiveSlot:
+        if isinstance(self._selection, Routed):
+            return RoutedSlot(self._selection.router, stack, _allowed(self._selection, stack))
+        assert isinstance(self._selection, Pinned)
+        return _pin(self._selection, stack)
+
+
+class ResolvedPlan(NamedTuple):
+    """A plan whose slots are resolved; empty slots are left out.
+
+    Attributes:
+        plan: what was resolved.
+        selections: the slots' selections, shared with other plans that have the same.
+    """
+
+    plan: Plan
+    selections: tuple[ResolvedSelection, ...]
 
 
 class _Gathered:
@@ -190,21 +200,19 @@ def _allowed(selection: Routed, stack: ResidentStack) -> Tensor | None:
     return allowed.to(stack.arrow.device)
 
 
-def _check(bank: AdapterBank, plan: Plan) -> None:
+def _check(bank: AdapterBank, slot: Slot, selection: Selection) -> None:
     """Refuses what cannot be applied, before any forward pass."""
-    for slot in plan.slots:
-        selection = plan.selection(slot)
-        if isinstance(selection, Latent | Generated):
-            raise PlanError(
-                "Expected the slots to hold Routed or Pinned selections",
-                f"Found {type(selection).__name__} in the {slot} slot: a later release brings it",
-                "Use Pinned with a stored adapter",
-            )
-        if isinstance(selection, Routed):
-            bank.require(selection.candidates or ())
-        elif selection is not None:
-            bank.require(selection.names)
-            _check_kind(bank, slot, selection.names)
+    if isinstance(selection, Latent | Generated):
+        raise PlanError(
+            "Expected the slots to hold Routed or Pinned selections",
+            f"Found {type(selection).__name__} in the {slot} slot: a later release brings it",
+            "Use Pinned with a stored adapter",
+        )
+    if isinstance(selection, Routed):
+        bank.require(selection.candidates or ())
+    else:
+        bank.require(selection.names)
+        _check_kind(bank, slot, selection.names)
 
 
 def _check_kind(bank: AdapterBank, slot: Slot, names: Sequence[str]) -> None:

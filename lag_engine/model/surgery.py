@@ -10,8 +10,8 @@ from weakref import WeakValueDictionary
 from lag_engine.errors import AdapterMismatchError, ModelError
 from lag_engine.model.activation import Activation, Part
 from lag_engine.model.linear import ActivePlans, RoutedLinear, features
-from lag_engine.model.resolved import ResolvedPlan
-from lag_engine.routing import GROUPED, Form, Plan
+from lag_engine.model.resolved import ResolvedPlan, ResolvedSelection
+from lag_engine.routing import GROUPED, Form, Plan, Selection, Slot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from lag_engine.model.bank import AdapterBank, Shape
+
+Resolved = WeakValueDictionary[tuple[Slot, Selection], ResolvedSelection]
+"""The selections in use, each once."""
 
 
 def install(model: nn.Module, bank: AdapterBank, *, form: Form = GROUPED) -> Surgery:
@@ -63,7 +66,9 @@ class Surgery:
         self._form = form
         self._plans = ActivePlans()
         self._routed: dict[str, RoutedLinear] = {}
-        self._resolved: WeakValueDictionary[Plan, ResolvedPlan] = WeakValueDictionary()
+        self._resolved: WeakValueDictionary[tuple[Slot, Selection], ResolvedSelection] = (
+            WeakValueDictionary()
+        )
         self._generation: int | None = None
         self._removed = False
 
@@ -108,17 +113,24 @@ class Surgery:
     def resolve(self, plan: Plan) -> ResolvedPlan:
         """Returns a plan over the library as it is now, to be activated until the next `refresh`.
 
-        Equal plans that are in use share one, and so do their tokens the work of a forward pass.
+        Equal selections that are in use share one, and so do their tokens the work of a forward
+        pass.
 
         Raises:
             PlanError: a selection this release cannot apply, or an adapter pinned in the slot of
                 the other kind.
             AdapterNotFoundError: a name that is not in the library.
         """
-        resolved = self._resolved.get(plan)
-        if resolved is None:
-            resolved = self._resolved[plan] = ResolvedPlan(self.bank, plan)
-        return resolved
+        selections = []
+        for slot in plan.slots:
+            selection = plan.selection(slot)
+            assert selection is not None
+            resolved = self._resolved.get((slot, selection))
+            if resolved is None:
+                resolved = ResolvedSelection(self.bank, slot, selection)
+                self._resolved[slot, selection] = resolved
+            selections.append(resolved)
+        return ResolvedPlan(plan, tuple(selections))
 
     @contextmanager
     def activate(self, parts: Sequence[Part | Plan]) -> Iterator[None]:

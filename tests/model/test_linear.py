@@ -11,7 +11,7 @@ from transformers.pytorch_utils import Conv1D
 from lag_engine.model.activation import Activation, Part
 from lag_engine.model.bank import AdapterBank
 from lag_engine.model.linear import ActivePlans, RoutedLinear, features
-from lag_engine.model.resolved import ResolvedPlan
+from lag_engine.model.resolved import ResolvedPlan, ResolvedSelection
 from lag_engine.model.surgery import install
 from lag_engine.routing import GROUPED, REFERENCE, Pinned, Plan
 
@@ -156,8 +156,9 @@ def test_attributes_models_read_come_from_the_base(base):
 def test_a_module_no_adapter_updates_passes_its_base_through(x):
     base, plans = linear(), ActivePlans()
     routed = RoutedLinear(base, name="proj", plans=plans)
-    resolved = ResolvedPlan(AdapterBank(None), Plan.from_mode("lag"))
-    plans.current = Activation([Part(resolved)])
+    plan = Plan.from_mode("lag")
+    selection = ResolvedSelection(AdapterBank(None), "task", plan.selection("task"))
+    plans.current = Activation([Part(ResolvedPlan(plan, (selection,)))])
     assert torch.equal(routed(x), base(x))
 
 

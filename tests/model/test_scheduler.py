@@ -178,7 +178,7 @@ def test_an_error_in_the_model_reaches_the_request_that_causes_it_and_no_other(e
     def fail(*_):
         raise OSError("the disk is gone")
 
-    broken.slots = fail
+    broken.selections[0].active = fail
     with ThreadPoolExecutor(2) as pool:
         goods = [
             pool.submit(engine.generate, "Who?", plan=good_plan, max_new_tokens=40, trace=True)
