@@ -115,9 +115,9 @@ class LAGChatModel(LAGSettings, BaseChatModel):
         Args:
             schema: a pydantic class, of which instances are returned; else a TypedDict, a JSON
                 schema or a tool: dictionaries are.
-            method: "json_schema": the answer's text must match; "function_calling": the arguments
-                of a tool call must; "json_mode": the answer is any JSON object, whose form the
-                prompt must say.
+            method: "json_schema": the answer's text matches the schema; "function_calling": the
+                arguments of a tool call do; "json_mode": as "json_schema", or without a schema
+                any JSON object, whose form the prompt must say.
             include_raw: returns `{"raw", "parsed", "parsing_error"}` and raises no parsing error.
             strict: changes nothing, for an answer always matches its schema; accepted because other
                 models' callers pass it.
@@ -134,7 +134,7 @@ class LAGChatModel(LAGSettings, BaseChatModel):
             name = tool["function"]["name"]
             llm = self.bind_tools([tool], tool_choice=name, parallel_tool_calls=False, **call)
             return parsed(llm, call_parser(schema, name), include_raw=include_raw)
-        guided = self.bind(**call, guide=guide_of(schema, method))
+        guided = self.bind(**call, guide=guide_of(schema))
         return parsed(guided, answer_parser(schema), include_raw=include_raw)
 
     def _generate(

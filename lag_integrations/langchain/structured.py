@@ -53,7 +53,7 @@ def check_method(method: str, schema: Schema | None, *, strict: bool | None) -> 
         return
     raise GenerationError(
         "Expected a schema and one of the methods 'json_schema', 'function_calling' (a tool of "
-        "that schema), or 'json_mode' (any JSON object)",
+        "that schema) or 'json_mode' (needs none)",
         found,
         "Choose the method that fits",
     )
@@ -70,13 +70,11 @@ def json_schema_of(schema: Schema) -> dict[str, Any]:
     return convert_to_json_schema(schema)
 
 
-def guide_of(schema: Schema | None, method: Method) -> Guide:
-    """What the text of the answer must match."""
+def guide_of(schema: Schema | None) -> Guide:
+    """What the text of the answer must match: the schema, or any JSON object without one."""
     from lag_engine import Guide
 
-    if method == "json_mode" or schema is None:
-        return Guide.json_object()
-    return Guide.json_schema(json_schema_of(schema))
+    return Guide.json_object() if schema is None else Guide.json_schema(json_schema_of(schema))
 
 
 def answer_parser(schema: Schema | None) -> Parser:

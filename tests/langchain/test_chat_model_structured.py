@@ -92,10 +92,11 @@ def test_function_calling_asks_for_one_call_of_that_tool(make_llm, make_engine, 
     assert options["parallel_tool_calls"] is False
 
 
-def test_json_mode_asks_for_any_object(llm, engine):
+def test_json_mode_keeps_to_its_schema_or_without_one_to_any_object(llm, engine):
     assert llm.with_structured_output(Person, method="json_mode").invoke("Who?") == Person(**ROSA)
-    assert engine.calls[-1][1]["guide"] == Guide.json_object()
+    assert engine.calls[-1][1]["guide"] == Guide.json_schema(JSON_SCHEMA)
     assert llm.with_structured_output(method="json_mode").invoke("Who?") == ROSA
+    assert engine.calls[-1][1]["guide"] == Guide.json_object()
 
 
 @pytest.mark.parametrize("method", ["json_schema", "function_calling"])
