@@ -34,9 +34,13 @@ if TYPE_CHECKING:
     from lag_engine.adapters.library import AdapterLibrary
     from lag_engine.adapters.peft_format import PeftAdapter, read_peft, write_peft
     from lag_engine.aio import iterate
+    from lag_engine.documents.augment import Augmenter
+    from lag_engine.documents.folder import Document, FolderReader
+    from lag_engine.documents.pairs_file import PairsFile
     from lag_engine.documents.passages import Passage, QuestionAnswer
     from lag_engine.documents.prag import PRAG
     from lag_engine.documents.prag_settings import PRAGSettings
+    from lag_engine.documents.store import DocumentStore, IndexEntry, SyncReport, VectorIndex
     from lag_engine.heat_map import adapter_colours, draw_heat_map, write_heat_map
     from lag_engine.model.engine import LAGEngine
     from lag_engine.model.generation import Generation, StreamPiece, TokenLogprob, Usage
@@ -53,15 +57,21 @@ _HOMES = {
     "AdapterSource": "adapters.info",
     "Arrow": "routing.routers",
     "AuditReport": "adapters.audit",
+    "Augmenter": "documents.augment",
+    "Document": "documents.folder",
+    "DocumentStore": "documents.store",
+    "FolderReader": "documents.folder",
     "Generated": "routing.selections",
     "Generation": "model.generation",
     "Guide": "model.guided",
+    "IndexEntry": "documents.store",
     "LAG": "routing.routers",
     "LAGEngine": "model.engine",
     "Latent": "routing.selections",
     "MODES": "routing.plan",
     "PRAG": "documents.prag",
     "PRAGSettings": "documents.prag_settings",
+    "PairsFile": "documents.pairs_file",
     "Passage": "documents.passages",
     "PeftAdapter": "adapters.peft_format",
     "Pinned": "routing.selections",
@@ -71,9 +81,11 @@ _HOMES = {
     "RoutingTrace": "routing.trace",
     "SpectR": "routing.routers",
     "StreamPiece": "model.generation",
+    "SyncReport": "documents.store",
     "TokenLogprob": "model.generation",
     "ToolCall": "model.tools",
     "Usage": "model.generation",
+    "VectorIndex": "documents.store",
     "adapter_colours": "heat_map",
     "audit": "adapters.audit",
     "draw_heat_map": "heat_map",
@@ -96,14 +108,19 @@ __all__ = [
     "AdapterSource",
     "Arrow",
     "AuditReport",
+    "Augmenter",
     "BusyError",
     "DeadAdapterWarning",
+    "Document",
     "DocumentError",
+    "DocumentStore",
     "DuplicateAdapterError",
+    "FolderReader",
     "Generated",
     "Generation",
     "GenerationError",
     "Guide",
+    "IndexEntry",
     "LAGEngine",
     "LagError",
     "Latent",
@@ -112,6 +129,7 @@ __all__ = [
     "LibraryLockedError",
     "ModelError",
     "PRAGSettings",
+    "PairsFile",
     "Passage",
     "PeftAdapter",
     "Pinned",
@@ -123,10 +141,12 @@ __all__ = [
     "RoutingTrace",
     "SpectR",
     "StreamPiece",
+    "SyncReport",
     "TokenLogprob",
     "ToolCall",
     "UnsupportedAdapterError",
     "Usage",
+    "VectorIndex",
     "adapter_colours",
     "audit",
     "draw_heat_map",

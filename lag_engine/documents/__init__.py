@@ -1,18 +1,32 @@
-"""Documents as adapters: passages, their encoders, and the training of many small LoRAs at once."""
+"""Documents as adapters: passages, their encoders, and the record of what was encoded."""
 
+from lag_engine.documents.augment import Augmenter
+from lag_engine.documents.folder import Document, FolderReader
+from lag_engine.documents.pairs_file import PairsFile
 from lag_engine.documents.passages import Passage, QuestionAnswer
 from lag_engine.documents.prag import PRAG
 from lag_engine.documents.prag_settings import PRAGSettings
+from lag_engine.documents.splitting import split_text
+from lag_engine.documents.store import DocumentStore, IndexEntry, SyncReport, VectorIndex
 from lag_engine.documents.training import StackedBatch, StepLosses, train_stacked
 from lag_engine.documents.training_options import TrainingOptions
 
 __all__ = [
     "PRAG",
+    "Augmenter",
+    "Document",
+    "DocumentStore",
+    "FolderReader",
+    "IndexEntry",
     "PRAGSettings",
+    "PairsFile",
     "Passage",
     "QuestionAnswer",
     "StackedBatch",
     "StepLosses",
+    "SyncReport",
     "TrainingOptions",
+    "VectorIndex",
+    "split_text",
     "train_stacked",
 ]

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
 from lag_engine.adapters import AdapterInfo, AdapterLibrary, AdapterSource, ModuleShape, PeftAdapter
 from lag_engine.documents.grouping import MemoryBound, Work, batches_of, groups
-from lag_engine.documents.passages import (
-    Passage,
-    adapter_name,
-    check_distinct,
-    content_hash,
-)
+from lag_engine.documents.passages import Passage, adapter_name, check_distinct, content_hash
 from lag_engine.documents.prag_settings import PRAGSettings
 from lag_engine.documents.progress import LossLog, ProgressBar, progress_bar
+from lag_engine.documents.revisions import Augment, base_identity, fingerprint, revision
 from lag_engine.documents.sequences import SequenceBuilder
-from lag_engine.documents.training import StepLosses, train_stacked
+from lag_engine.documents.training import train_stacked
+from lag_engine.documents.watch import TrainingWatch
 from lag_engine.errors import (
     AdapterMismatchError,
-    DocumentError,
     DuplicateAdapterError,
     LibraryError,
 )
@@ -33,10 +26,6 @@ if TYPE_CHECKING:
 
 ENCODER = "prag"
 LARGEST_GROUP = 64
-
-Augment = Callable[[Passage], Passage]
-"""Gives a passage pairs and rewrites. What tells one from another, for revisions, is its
-`fingerprint_of(passage)` or `fingerprint`, if it has one."""
 
 
 class PRAG:
@@ -80,6 +69,7 @@ class PRAG:
         self._augment = augment
         self._progress = progress
         self._log = LossLog(None if loss_log is None else Path(loss_log))
+        self._base = base_identity(library)
         self._targets = self.settings.target_paths(model)
         _check_library(library, model, self._targets)
         self._bound = MemoryBound.of(model, self._targets, self.settings.rank, memory_gib * 2**30)
@@ -94,6 +84,10 @@ class PRAG:
         """The name of the passage's adapter in the library."""
         return adapter_name(ENCODER, passage.id)
 
+    def told(self) -> dict[str, Any]:
+        """What a record of encoded documents keeps of the encoder; JSON can hold it."""
+        return {"encoder": ENCODER, "settings": self.settings.told()}
+
     def revision(self, passage: Passage) -> str:
         """What the passage's adapter depends on, as a short hash.
 
@@ -104,7 +98,7 @@ class PRAG:
             passage,
             encoder=ENCODER,
             settings=self.settings.told(),
-            base=base_identity(self.library),
+            base=self._base,
             augment=None if self._augment is None else fingerprint(self._augment, passage),
         )
 
@@ -168,7 +162,7 @@ class PRAG:
 
     def _encode_group(self, group: Sequence[Work], bar: ProgressBar) -> None:
         epoch = batches_of(group, rows=self.settings.batch_size, pad=self._pad)
-        watch = _Watch(group, len(epoch), self.settings.epochs, bar=bar, log=self._log)
+        watch = TrainingWatch(group, len(epoch), self.settings.epochs, bar=bar, log=self._log)
         trained = train_stacked(
             self._model,
             epoch * self.settings.epochs,
@@ -196,80 +190,6 @@ class PRAG:
             for g, (item, modules) in enumerate(zip(group, trained, strict=True))
         ]
         self.library.add_many(offers, replace=True, progress=False)
-
-
-class _Watch:
-    """Follows one group's training: the bar, the log, and each adapter's last loss."""
-
-    def __init__(
-        self,
-        group: Sequence[Work],
-        steps_per_epoch: int,
-        epochs: int,
-        *,
-        bar: ProgressBar,
-        log: LossLog,
-    ) -> None:
-        self._group = group
-        self._steps_per_epoch = steps_per_epoch
-        self._share = len(group) / (steps_per_epoch * epochs)
-        self._left = float(len(group))
-        self._bar = bar
-        self._log = log
-        self._epoch: list[Tensor] = []
-        self._last = torch.full((len(group),), torch.nan)
-        self._n_epochs = torch.zeros(len(group), dtype=torch.long)
-
-    def __call__(self, step: int, losses: StepLosses) -> None:
-        self._left -= self._share
-        self._bar.advance(self._share, loss=float(losses.tokens.mean()))
-        self._epoch.append(losses.tokens)
-        if (step + 1) % self._steps_per_epoch:
-            return
-        means = torch.stack(self._epoch).mean(0).cpu()  # (G,)
-        self._epoch.clear()
-        self._last = torch.where(losses.is_running, means, self._last)
-        self._n_epochs += losses.is_running
-        self._log.write([self._row(g) for g in losses.is_running.nonzero().flatten().tolist()])
-
-    def finish(self) -> None:
-        """Moves the bar over what an early stop left out, and refuses what came to nothing."""
-        self._bar.advance(max(self._left, 0.0))
-        for g in (~self._last.isfinite()).nonzero().flatten().tolist():
-            raise DocumentError(
-                "Expected training to come to a finite loss",
-                f"found {float(self._last[g])} for passage {self._group[g].passage.id!r}",
-                "lower the learning rate, or clip the gradient",
-            )
-
-    def told(self, g: int) -> dict[str, Any]:
-        """What an adapter's metadata says of its training."""
-        return {"loss": round(float(self._last[g]), 6), "epochs": int(self._n_epochs[g])}
-
-    def _row(self, g: int) -> dict[str, object]:
-        item = self._group[g]
-        return {"passage": item.passage.id, "revision": item.revision, **self.told(g)}
-
-
-def revision(
-    passage: Passage, *, encoder: str, settings: object, base: object, augment: str | None
-) -> str:
-    """A short hash of all that an adapter depends on; hex."""
-    return content_hash([encoder, passage.content_hash, settings, base, augment])[:16]
-
-
-def base_identity(library: AdapterLibrary) -> list[object]:
-    """What revisions say of a base model: its name and shapes."""
-    shapes = library.base.shapes or {}
-    return [library.base_model, sorted([name, *shape] for name, shape in shapes.items())]
-
-
-def fingerprint(augment: Augment, passage: Passage) -> str:
-    """What tells an augmentation from another: what it says itself, or its name in the code."""
-    if of_passage := getattr(augment, "fingerprint_of", None):
-        return str(of_passage(passage))
-    told = getattr(augment, "fingerprint", None)
-    return str(told or getattr(augment, "__qualname__", type(augment).__qualname__))
 
 
 def _check_library(library: AdapterLibrary, model: PreTrainedModel, targets: Sequence[str]) -> None:

@@ -1,0 +1,76 @@
+"""Follows one group's training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lag_engine.documents.grouping import Work
+from lag_engine.documents.progress import LossLog, ProgressBar
+from lag_engine.documents.training import StepLosses
+from lag_engine.errors import DocumentError
+
+
+class TrainingWatch:
+    """Follows one group's training: the bar, the log, and each adapter's last loss.
+
+    Args:
+        group: What is trained.
+        steps_per_epoch: Of the group.
+        epochs: Of the group.
+        bar: Moved on by passages.
+        log: Gets a line for each adapter and epoch.
+    """
+
+    def __init__(
+        self,
+        group: Sequence[Work],
+        steps_per_epoch: int,
+        epochs: int,
+        *,
+        bar: ProgressBar,
+        log: LossLog,
+    ) -> None:
+        self._group = group
+        self._steps_per_epoch = steps_per_epoch
+        self._share = len(group) / (steps_per_epoch * epochs)
+        self._left = float(len(group))
+        self._bar = bar
+        self._log = log
+        self._epoch: list[Tensor] = []
+        self._last = torch.full((len(group),), torch.nan)
+        self._n_epochs = torch.zeros(len(group), dtype=torch.long)
+
+    def __call__(self, step: int, losses: StepLosses) -> None:
+        """Takes in a step."""
+        self._left -= self._share
+        self._bar.advance(self._share, loss=float(losses.tokens.mean()))
+        self._epoch.append(losses.tokens)
+        if (step + 1) % self._steps_per_epoch:
+            return
+        means = torch.stack(self._epoch).mean(0).cpu()  # (G,)
+        self._epoch.clear()
+        self._last = torch.where(losses.is_running, means, self._last)
+        self._n_epochs += losses.is_running
+        self._log.write([self._row(g) for g in losses.is_running.nonzero().flatten().tolist()])
+
+    def finish(self) -> None:
+        """Moves the bar over what an early stop left out, and refuses what came to nothing."""
+        self._bar.advance(max(self._left, 0.0))
+        for g in (~self._last.isfinite()).nonzero().flatten().tolist():
+            raise DocumentError(
+                "Expected training to come to a finite loss",
+                f"found {float(self._last[g])} for passage {self._group[g].passage.id!r}",
+                "lower the learning rate, or clip the gradient",
+            )
+
+    def told(self, g: int) -> dict[str, Any]:
+        """What an adapter's metadata says of its training."""
+        return {"loss": round(float(self._last[g]), 6), "epochs": int(self._n_epochs[g])}
+
+    def _row(self, g: int) -> dict[str, object]:
+        item = self._group[g]
+        return {"passage": item.passage.id, "revision": item.revision, **self.told(g)}
