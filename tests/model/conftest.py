@@ -278,6 +278,12 @@ def writers(tool_tokenizers) -> dict[str, Writer]:
 
 
 @pytest.fixture(scope="session")
+def make_tokenizers() -> Callable[[str], PreTrainedTokenizerFast]:
+    """Makes the byte tokenizer with a chat template of the test's."""
+    return lambda template: make_tokenizer(chat_template=template)
+
+
+@pytest.fixture(scope="session")
 def make_writer() -> type[Writer]:
     """For other tokenizers."""
     return Writer
