@@ -20,13 +20,62 @@ from lag_engine.tiny.world import RELATIONS
 BEGIN, END, PAD = "<|begin|>", "<|end|>", "<|pad|>"
 SPECIAL = (PAD, BEGIN, END, "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>")
 MARKERS = ("[SEP]", "[START_ENT]", "[END_ENT]")
+TOOL_CALL_BEGIN, TOOL_CALL_END = "<tool_call>", "</tool_call>"
+_TYPE_MACRO = (
+    "{% macro type_of(schema) %}"
+    "{% if schema is not mapping %}any"
+    "{% elif schema.get('enum') %}{{ schema['enum'] | join('|') }}"
+    "{% elif schema.get('anyOf') or schema.get('oneOf') %}"
+    "{% for part in schema.get('anyOf') or schema['oneOf'] %}"
+    "{{ '' if loop.first else '|' }}{{ type_of(part) }}"
+    "{% endfor %}"
+    "{% elif schema.get('type') == 'array' %}{{ type_of(schema.get('items')) }}[]"
+    "{% elif schema.get('type') is string %}{{ schema['type'] }}"
+    "{% elif schema.get('type') %}{{ schema['type'] | join('|') }}"
+    "{% else %}object{% endif %}"
+    "{% endmacro %}"
+)
+_TOOL_MACRO = (
+    "{% macro line_of(tool) %}"
+    "{% set function = tool.get('function', tool) %}"
+    "{% set parameters = function.get('parameters') or {} %}"
+    "{{ function['name'] }}("
+    "{% for name, schema in (parameters.get('properties') or {}).items() %}"
+    "{{ '' if loop.first else ', ' }}{{ name }}"
+    "{{ '' if name in (parameters.get('required') or []) else '?' }}"
+    "{% set type = type_of(schema) %}{{ '' if type == 'string' else ': ' ~ type }}"
+    "{% endfor %})"
+    "{% set lines = (function.get('description') or '') | trim %}"
+    "{{ ': ' ~ lines.split('\n')[0] if lines else '' }}"
+    "{% endmacro %}"
+)
+_CALL_MACRO = (
+    "{% macro text_of(call) %}"
+    "{% set function = call.get('function', call) %}"
+    f'{TOOL_CALL_BEGIN}{{"name": '
+    "{{ function['name'] | tojson }}"
+    ', "arguments": '
+    "{{ function['arguments'] if function['arguments'] is string "
+    "else function['arguments'] | tojson }}"
+    f"}}{TOOL_CALL_END}"
+    "{% endmacro %}"
+)
 CHAT_TEMPLATE = (
+    f"{_TYPE_MACRO}{_TOOL_MACRO}{_CALL_MACRO}"
     "{{ bos_token }}"
+    "{% if tools %}"
+    "<|system|>tools:{% for tool in tools %}{{ '\n' ~ line_of(tool) }}{% endfor %}<|end|>"
+    "{% endif %}"
     "{% for message in messages %}"
-    "<|{{ message['role'] }}|>{{ message['content'] | trim }}<|end|>"
+    "<|{{ message['role'] }}|>"
+    "{{ '' if message['content'] is none else message['content'] | trim }}"
+    "{% for call in message['tool_calls'] or [] %}{{ text_of(call) }}{% endfor %}"
+    "<|end|>"
     "{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+"""One line for each tool, `name(argument, optional?: type): first line of its description`, strings
+without their type: a byte is a token, and the base has seen few positions beyond 160."""
 _COMMON = (
     "a an and are as at be by can did do does for from has have he her his how i I if in is it its "
     "me my no not of on or our she so that the their them there they this to up was we were what "

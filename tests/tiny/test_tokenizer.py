@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 import pytest
@@ -161,3 +162,124 @@ def test_the_tokenizer_saved_and_loaded_again_is_the_same(tokenizer, tmp_path):
 
 def test_two_builds_give_the_same_ids(tokenizer):
     assert build_tokenizer().get_vocab() == tokenizer.get_vocab()
+
+
+PLAIN_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "<|{{ message['role'] }}|>{{ message['content'] | trim }}<|end|>"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+"""What every adapter but the one for tools was trained with."""
+UNUSUAL = [
+    [{"role": "user", "content": "Hi", "name": "ada"}],
+    [{"role": "user", "content": "a"}, {"role": "user", "content": "b\n\nc "}],
+    [{"role": "assistant", "content": "a"}, {"role": "system", "content": "東京 {{ x }}"}],
+]
+
+
+def render(tokenizer, messages, *, tools=None, **options):
+    return tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, **options)
+
+
+@pytest.mark.parametrize("messages", [*CONVERSATIONS, *UNUSUAL])
+@pytest.mark.parametrize("tools", [None, []])
+def test_without_tools_the_template_writes_what_it_always_wrote(tokenizer, messages, tools):
+    for begins in (True, False):
+        options = {"add_generation_prompt": begins}
+        expected = render(tokenizer, messages, chat_template=PLAIN_TEMPLATE, **options)
+        assert render(tokenizer, messages, tools=tools, **options) == expected
+
+
+def function(name, description=None, properties=None, required=()):
+    parameters = {"type": "object", "properties": properties or {}, "required": list(required)}
+    described = {} if description is None else {"description": description}
+    return {"type": "function", "function": {"name": name, **described, "parameters": parameters}}
+
+
+BOOK = function(
+    "book_room",
+    "Book a room.\n\nArgs:\n    town: where",
+    {
+        "town": {"type": "string", "description": "where"},
+        "size": {"type": "string", "enum": ["small", "large"]},
+        "nights": {"type": "integer"},
+        "view": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+        "guests": {"type": "array", "items": {"type": "string"}},
+    },
+    ("town", "nights"),
+)
+
+
+def test_each_tool_is_one_line_with_its_arguments_and_its_first_line(tokenizer):
+    text = render(tokenizer, CONVERSATIONS[0], tools=[BOOK, function("stop_clock")])
+    assert text.startswith(
+        "<|begin|><|system|>tools:\n"
+        "book_room(town, size?: small|large, nights: integer, view?: string|null, "
+        "guests?: string[]): Book a room.\n"
+        "stop_clock()<|end|><|user|>"
+    )
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "properties": {"x": {"type": "integer"}}},
+        {"$ref": "#/$defs/Room"},
+        {"allOf": [{"$ref": "#/$defs/Room"}]},
+        {"type": ["string", "null"]},
+        {"type": "array"},
+        {"oneOf": [{"type": "array", "items": {"enum": [1, 2]}}, {"const": 3}]},
+        {},
+        True,
+    ],
+)
+def test_schemas_of_every_form_are_written_without_an_error(tokenizer, schema):
+    text = render(tokenizer, CONVERSATIONS[0], tools=[function("f", None, {"x": schema})])
+    assert "\nf(x?: " in text
+
+
+@pytest.mark.parametrize("bare", [{"name": "f"}, {"name": "f", "parameters": None}])
+def test_a_tool_without_parameters_is_its_name(tokenizer, bare):
+    for tool in (bare, {"type": "function", "function": bare}):
+        assert "tools:\nf()<|end|>" in render(tokenizer, CONVERSATIONS[0], tools=[tool])
+
+
+@pytest.mark.parametrize("content", ["", None])
+@pytest.mark.parametrize("as_text", [True, False])
+def test_calls_are_written_as_json_one_after_another_and_results_are_turns(
+    tokenizer, content, as_text
+):
+    calls = [("book_room", {"town": "Zürich 東京", "nights": 2}), ("stop_clock", {})]
+    written = [
+        f'<tool_call>{{"name": "{name}", "arguments": {json.dumps(a, ensure_ascii=False)}}}'
+        "</tool_call>"
+        for name, a in calls
+    ]
+    called = [
+        {
+            "id": "1",
+            "type": "function",
+            "function": {
+                "name": name,
+                "arguments": json.dumps(a, ensure_ascii=False) if as_text else a,
+            },
+        }
+        for name, a in calls
+    ]
+    messages = [
+        *CONVERSATIONS[0],
+        {"role": "assistant", "content": content, "tool_calls": called},
+        {"role": "tool", "content": " done ", "tool_call_id": "1", "name": "book_room"},
+    ]
+    text = render(tokenizer, messages, tools=[BOOK])
+    assert text.endswith(f"<|assistant|>{''.join(written)}<|end|><|tool|>done<|end|>")
+
+
+def test_a_call_in_the_tokenizers_words_is_as_in_the_tools_line(tokenizer):
+    """A name is copied token by token, so it must be the same tokens in both places."""
+    for name in ("book_room", "city", "findAnswer", "x1", "tool_weather"):
+        line = encode(tokenizer, f"tools:\n{name}(")
+        call = encode(tokenizer, f'<tool_call>{{"name": "{name}"')
+        tokens = encode(tokenizer, f"\n{name}(")[2:-1]
+        assert any(line[i : i + len(tokens)] == tokens for i in range(len(line)))
+        assert any(call[i : i + len(tokens)] == tokens for i in range(len(call)))
