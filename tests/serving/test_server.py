@@ -164,6 +164,17 @@ def test_lag_serve_says_what_it_serves_answers_offline_and_ends_with_ctrl_c():
         assert "Traceback" not in process.stderr.read()
 
 
+@pytest.mark.slow
+def test_the_inspector_and_the_api_live_in_one_application():
+    with served_by_command("--inspector") as (_, welcome, client):
+        assert welcome[4].startswith("Inspector:")
+        page = welcome[4].split()[-1]
+        assert "LAG inspector" in client.get(page, follow_redirects=True).text
+        assert client.get("models/lag-tiny").json()["id"] == "lag-tiny"
+        assert client.get("nothing").json()["error"]["type"] == "invalid_request_error"
+        assert client.post("chat/completions", json={"model": "x"}).status_code == 400
+
+
 def command(*arguments):
     return CliRunner().invoke(lag, ["serve", *map(str, arguments)], env={"COLUMNS": "300"})
 
