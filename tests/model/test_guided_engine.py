@@ -44,7 +44,8 @@ SCHEMAS = {
     },
     "map": {
         "type": "object",
-        "additionalProperties": {"enum": [True]},
+        "patternProperties": {"^[a-c]{1,2}$": {"enum": [True]}},
+        "additionalProperties": False,
         "maxProperties": 2,
     },
     "format": {"type": "string", "format": "date"},
