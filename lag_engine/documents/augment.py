@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lag_engine.documents.json_cache import JsonCache
 from lag_engine.documents.passages import Passage, QuestionAnswer, content_hash
+from lag_engine.documents.revisions import Augment, fingerprint
 from lag_engine.documents.supported import is_supported, normalised
 from lag_engine.errors import DocumentError
 
@@ -194,6 +195,27 @@ class Augmenter:
                 kept[normalised(text)] = text
                 self.counts.rewrites += 1
         return list(kept.values())
+
+
+@dataclass(frozen=True)
+class AugmentChain:
+    """Several augmentations, one after another, as one.
+
+    Attributes:
+        steps: The first comes first.
+    """
+
+    steps: tuple[Augment, ...]
+
+    def __call__(self, passage: Passage) -> Passage:
+        """What the last step makes of it."""
+        for step in self.steps:
+            passage = step(passage)
+        return passage
+
+    def fingerprint_of(self, passage: Passage) -> str:
+        """What tells these steps from others, for the passage as it is given; hex."""
+        return content_hash([fingerprint(step, passage) for step in self.steps])[:16]
 
 
 def read_pairs(reply: str) -> list[QuestionAnswer]:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
-from lag_engine.adapters import AdapterInfo, AdapterLibrary, AdapterSource, ModuleShape, PeftAdapter
+from lag_engine.adapters import (
+    AdapterInfo,
+    AdapterLibrary,
+    AdapterSource,
+    LoraModule,
+    ModuleShape,
+    PeftAdapter,
+)
 from lag_engine.documents.grouping import MemoryBound, Work, batches_of, groups
 from lag_engine.documents.passages import Passage, adapter_name, check_distinct, content_hash
 from lag_engine.documents.prag_settings import PRAGSettings
 from lag_engine.documents.progress import LossLog, ProgressBar, progress_bar
-from lag_engine.documents.revisions import Augment, base_identity, fingerprint, revision
+from lag_engine.documents.revisions import Augment, Revisions, base_identity
 from lag_engine.documents.sequences import SequenceBuilder
 from lag_engine.documents.training import train_stacked
 from lag_engine.documents.watch import TrainingWatch
@@ -24,8 +31,20 @@ from lag_engine.errors import (
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from lag_engine.model.engine import LAGEngine
+
 ENCODER = "prag"
 LARGEST_GROUP = 64
+
+
+T = TypeVar("T")
+
+
+class Lend(Protocol):
+    """Runs work on the model while nothing else is at it, as `LAGEngine.lend` does."""
+
+    def __call__(self, work: Callable[[PreTrainedModel], T], /) -> T:
+        """Waits for the work, and returns what it returns."""
 
 
 class PRAG:
@@ -35,8 +54,7 @@ class PRAG:
     leaves is complete, and encoding again goes on with the next group.
 
     Args:
-        model: A causal LM of transformers; frozen meanwhile and given back as it was. An engine's
-            own is trained inside `LAGEngine.lend`.
+        model: A causal LM of transformers; frozen meanwhile and given back as it was.
         tokenizer: The model's.
         library: Open for writing, and made for this model.
         settings: By default the paper's.
@@ -44,6 +62,7 @@ class PRAG:
         progress: Show a bar on standard error.
         memory_gib: A bound on what a group takes besides the model, by estimate.
         loss_log: A file to which each adapter's loss of each epoch is appended, as JSON lines.
+        lend: Runs training where the model may be changed; see `from_engine`.
 
     Raises:
         LibraryError: The library is read-only.
@@ -62,14 +81,15 @@ class PRAG:
         progress: bool = True,
         memory_gib: float = 2.0,
         loss_log: str | Path | None = None,
+        lend: Lend | None = None,
     ) -> None:
         self.settings = settings or PRAGSettings()
         self.library = library
-        self._model = model
         self._augment = augment
         self._progress = progress
+        self._lend = lend or _on_the_spot(model)
         self._log = LossLog(None if loss_log is None else Path(loss_log))
-        self._base = base_identity(library)
+        self._revisions = Revisions(ENCODER, self.settings.told(), base_identity(library), augment)
         self._targets = self.settings.target_paths(model)
         _check_library(library, model, self._targets)
         self._bound = MemoryBound.of(model, self._targets, self.settings.rank, memory_gib * 2**30)
@@ -79,6 +99,25 @@ class PRAG:
         )
         pad = tokenizer.pad_token_id
         self._pad = int(pad if pad is not None else tokenizer.eos_token_id or 0)
+
+    @classmethod
+    def from_engine(cls, engine: LAGEngine, **options: Any) -> Self:
+        """Encodes into an engine's library on its model, between its answers, group by group.
+
+        Args:
+            engine: With a library that is open for writing; answers go on meanwhile.
+            **options: As for the class.
+
+        Raises:
+            LibraryError: The engine has no library, or one that is read-only.
+        """
+        if engine.library is None:
+            raise LibraryError(
+                "Expected an engine with a library",
+                "found one without",
+                "make it with LAGEngine(..., library=path, read_only=False)",
+            )
+        return cls(engine.model, engine.tokenizer, engine.library, lend=engine.lend, **options)
 
     def adapter_name(self, passage: Passage) -> str:
         """The name of the passage's adapter in the library."""
@@ -94,13 +133,7 @@ class PRAG:
         The passage as it is given, the augmentation's fingerprint, the settings, and the base
         model's name and shapes.
         """
-        return revision(
-            passage,
-            encoder=ENCODER,
-            settings=self.settings.told(),
-            base=self._base,
-            augment=None if self._augment is None else fingerprint(self._augment, passage),
-        )
+        return self._revisions(passage)
 
     def is_current(self, passage: Passage) -> bool:
         """Whether the library holds the adapter of just this passage."""
@@ -163,16 +196,20 @@ class PRAG:
     def _encode_group(self, group: Sequence[Work], bar: ProgressBar) -> None:
         epoch = batches_of(group, rows=self.settings.batch_size, pad=self._pad)
         watch = TrainingWatch(group, len(epoch), self.settings.epochs, bar=bar, log=self._log)
-        trained = train_stacked(
-            self._model,
-            epoch * self.settings.epochs,
-            count=len(group),
-            steps=len(epoch) * self.settings.epochs,
-            targets=self._targets,
-            options=self.settings.training(self._model, window=len(epoch)),
-            seeds=[item.seed for item in group],
-            on_step=watch,
-        )
+
+        def train(model: PreTrainedModel) -> list[dict[str, LoraModule]]:
+            return train_stacked(
+                model,
+                epoch * self.settings.epochs,
+                count=len(group),
+                steps=len(epoch) * self.settings.epochs,
+                targets=self._targets,
+                options=self.settings.training(model, window=len(epoch)),
+                seeds=[item.seed for item in group],
+                on_step=watch,
+            )
+
+        trained = self._lend(train)
         watch.finish()
         offers = [
             AdapterSource(
@@ -190,6 +227,13 @@ class PRAG:
             for g, (item, modules) in enumerate(zip(group, trained, strict=True))
         ]
         self.library.add_many(offers, replace=True, progress=False)
+
+
+def _on_the_spot(model: PreTrainedModel) -> Lend:
+    def run(work: Callable[[PreTrainedModel], T], /) -> T:
+        return work(model)
+
+    return run
 
 
 def _check_library(library: AdapterLibrary, model: PreTrainedModel, targets: Sequence[str]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from lag_engine.adapters import AdapterLibrary
 from lag_engine.documents.passages import Passage, content_hash
@@ -12,11 +13,26 @@ Augment = Callable[[Passage], Passage]
 `fingerprint_of(passage)` or `fingerprint`, if it has one."""
 
 
-def revision(
-    passage: Passage, *, encoder: str, settings: object, base: object, augment: str | None
-) -> str:
-    """A short hash of all that an adapter depends on; hex."""
-    return content_hash([encoder, passage.content_hash, settings, base, augment])[:16]
+class Revisions(NamedTuple):
+    """Tells a passage's revision; call it with the passage as it was given.
+
+    Attributes:
+        encoder: The name of what encodes.
+        settings: Its settings, as JSON can hold them.
+        base: Of the base model; see `base_identity`.
+        augment: What is done to passages first.
+    """
+
+    encoder: str
+    settings: Mapping[str, Any]
+    base: Sequence[object]
+    augment: Augment | None = None
+
+    def __call__(self, passage: Passage) -> str:
+        """A short hash of all that the passage's adapter depends on; hex."""
+        told = None if self.augment is None else fingerprint(self.augment, passage)
+        content = [self.encoder, passage.content_hash, self.settings, self.base, told]
+        return content_hash(content)[:16]
 
 
 def base_identity(library: AdapterLibrary) -> list[object]:

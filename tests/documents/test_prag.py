@@ -11,6 +11,7 @@ import torch
 from lag_engine import LAGEngine
 from lag_engine.adapters import AdapterLibrary, AdapterSource
 from lag_engine.documents.passages import QuestionAnswer
+from lag_engine.documents.prag import PRAG
 from lag_engine.documents.prag_settings import PRAGSettings
 from lag_engine.documents.stacked_lora import StackedLora
 from lag_engine.errors import (
@@ -183,18 +184,36 @@ def test_a_passage_is_likeliest_under_its_own_adapter(prag, pico, library, make_
     assert scores.argmax(1).tolist() == [0, 1, 2]
 
 
-def test_an_engines_model_is_trained_while_it_is_lent(prag, pico, library, make_passage, tmp_path):
-    passages = [make_passage(i) for i in range(2)]
+def test_an_engines_model_is_trained_between_its_answers(
+    prag, pico, library, make_passage, tmp_path
+):
+    plain = [replace(make_passage(i), pairs=(), rewrites=()) for i in range(2)]
     with AdapterLibrary.create(tmp_path / "b", base_model=pico.model, base_name="pico") as other:
-        prag(library=other).encode(passages)
+        prag(library=other, augment=lambda p: replace(p, rewrites=("again",))).encode(plain)
         expected = other.fingerprint
     with LAGEngine(pico.model, pico.tokenizer, library, name="pico") as engine:
-        before = engine.generate("Rosa", plan="base", max_new_tokens=4)
-        engine.lend(lambda _: prag().encode(passages))
+
+        def ask_the_engine(passage):
+            engine.generate(passage.text, plan="base", max_new_tokens=2)
+            return replace(passage, rewrites=("again",))
+
+        before = engine.generate("Rosa", plan="base", max_new_tokens=4).text
+        encoder = PRAG.from_engine(
+            engine, settings=prag().settings, augment=ask_the_engine, progress=False
+        )
+        encoder.encode(plain)
         assert library.fingerprint == expected
-        assert engine.generate("Rosa", plan="base", max_new_tokens=4).text == before.text
+        assert engine.generate("Rosa", plan="base", max_new_tokens=4).text == before
         plan = engine.plan("prag", adapters=["prag-p0"])
         assert engine.generate("Rosa", plan=plan, max_new_tokens=4).text
+
+
+def test_an_engine_without_library_cannot_encode(pico):
+    with (
+        LAGEngine(pico.model, pico.tokenizer) as engine,
+        pytest.raises(LibraryError, match="with a library"),
+    ):
+        PRAG.from_engine(engine)
 
 
 def test_augmentation_runs_only_for_what_is_not_current(prag, make_passage):
