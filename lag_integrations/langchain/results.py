@@ -142,5 +142,8 @@ def _call_chunks(calls: Sequence[ToolCall], *, first: int) -> list[ToolCallChunk
 
 def _logprob(token: TokenLogprob) -> dict[str, Any]:
     """In OpenAI's form, which is the one that LangChain's users read."""
-    told = {"token": token.text, "bytes": list(token.text.encode()), "logprob": token.logprob}
-    return {**told, "top_logprobs": [_logprob(other) for other in token.top]}
+    return {**_told(token), "top_logprobs": [_told(other) for other in token.top]}
+
+
+def _told(token: TokenLogprob) -> dict[str, Any]:
+    return {"token": token.text, "bytes": list(token.text.encode()), "logprob": token.logprob}

@@ -15,6 +15,7 @@ from lag_engine import LAGEngine
 from lag_integrations.engines import EngineKey, get_engine, release_engine
 from lag_integrations.heat_map import write_heat_map
 from lag_integrations.langchain import (
+    LAGLLM,
     LAGChatModel,
     ParametricRetriever,
     create_parametric_documents_chain,
@@ -68,6 +69,16 @@ async def test_every_way_of_calling_gives_the_same_answer(llm):
     assert (await llm.ainvoke("Who is Rosa?")).content == whole
     assert "".join([c.content async for c in llm.astream("Who is Rosa?")]) == whole
     assert {a.content for a in llm.batch(["Who is Rosa?"] * 4)} == {whole}
+
+
+async def test_the_completion_model_gives_the_engines_completions(llm):
+    completions = LAGLLM(model=llm.model, library=llm.library, max_tokens=4)
+    prompts = ["Rosa is", "The city"]
+    texts = [llm.engine.generate(p, plan="lag", max_new_tokens=4).text for p in prompts]
+    assert completions.batch(prompts) == texts
+    assert await completions.abatch(prompts) == texts
+    assert "".join(completions.stream("Rosa is")) == texts[0]
+    assert completions.engine is llm.engine
 
 
 @pytest.mark.parametrize(
