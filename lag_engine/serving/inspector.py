@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import aclosing
 from functools import partial
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import gradio
@@ -98,16 +99,13 @@ class Inspector:
     async def answer(
         self, turns: list[Turn], model: str, n_tokens: int, temperature: float
     ) -> AsyncIterator[Shown]:
-        """Yields the conversation as the answer grows, then its routing as well.
+        """Yields the conversation as the answer grows, then its routing or what was refused.
 
         Args:
             turns: the conversation; the last is the question.
             model: a served name.
             n_tokens: the most to write.
             temperature: of the sampling.
-
-        Raises:
-            gradio.Error: what the engine refuses, as the page shows it.
         """
         start = partial(self._start, turns, model, int(n_tokens), float(temperature))
         text = ""
@@ -118,7 +116,7 @@ class Inspector:
                     grown = [*turns, {"role": "assistant", "content": text}]
                     yield grown, *_routing(piece.generation)
         except LagError as error:
-            raise gradio.Error(str(error), duration=None) from error
+            yield turns, f"<p><b>{type(error).__name__}</b> {escape(str(error))}</p>", None
 
     def _start(
         self, turns: list[Turn], model: str, n_tokens: int, temperature: float
@@ -136,7 +134,9 @@ class Inspector:
 def _ask(question: str, turns: list[Turn]) -> tuple[str, list[Turn]]:
     """Moves the question from its field into the conversation."""
     if not question.strip():
-        raise gradio.Error("Expected a question. The field is empty. Write one.")
+        raise gradio.Error(
+            "Expected a question. The field is empty. Write one.", print_exception=False
+        )
     return "", [*turns, {"role": "user", "content": question}]
 
 

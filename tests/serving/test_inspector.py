@@ -74,11 +74,12 @@ class TestPage:
         assert len(picture.axes) == 2
         assert all(html == "" and picture is None for _, html, picture in shown[:-1])
 
-    async def test_a_mistake_is_shown_on_the_page(self, inspector):
-        import gradio
-
-        with pytest.raises(gradio.Error, match="doc-9"):
-            _ = [s async for s in inspector.answer(QUESTION, "pico:doc-9", 8, 0.0)]
+    async def test_a_mistake_is_shown_and_the_conversation_stays(self, inspector):
+        (shown,) = [s async for s in inspector.answer(QUESTION, "pico:doc-9", 8, 0.0)]
+        turns, html, picture = shown
+        assert (turns, picture) == (QUESTION, None)
+        assert "AdapterNotFoundError" in html
+        assert "&#x27;doc-9&#x27;" in html
 
     def test_the_page_offers_what_needs_nothing_more_said(self, inspector):
         assert inspector.choices[:2] == ["pico", "lag-auto"]
