@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from lag_engine.model.reply import Delta, ReplySplitter
+from lag_engine.model.reply import NOTHING, Delta, ReplySplitter
 from lag_engine.model.sampling import Sampling, TokenChooser
 from lag_engine.model.text import StopStrings, TextDecoder
 
@@ -158,7 +158,7 @@ class Row:
         self.token_ids.append(token_id)
         self.chooser.accept(token_id)
         is_end = token_id in self.request.end_ids
-        delta = Delta() if is_end else self._cut(self._split(self._decoder.feed(token_id)))
+        delta = NOTHING if is_end else self._cut(self._split(self._decoder.feed(token_id)))
         if self._stops.is_found or is_end or self.chooser.is_finished:
             self.finish_reason = "stop"
         elif len(self.token_ids) >= self.request.max_new_tokens:
@@ -172,10 +172,14 @@ class Row:
         return delta
 
     def _split(self, piece: str) -> Delta:
-        return self._splitter.feed(piece) if self._splitter else Delta(piece)
+        if self._splitter:
+            return self._splitter.feed(piece)
+        return Delta(piece) if piece else NOTHING
 
     def _cut(self, delta: Delta) -> Delta:
         """Cuts at the first stop string; only text has any, and none spans a call."""
+        if not self._stops.stops:
+            return delta
         text = self._stops.feed(delta.text)
         if self._stops.is_found:
             return Delta(text, delta.reasoning)
@@ -235,7 +239,7 @@ class PieceCutter:
     def __init__(self, emit: Callable[[StreamPiece], None]) -> None:
         self._emit = emit
         self._n_tokens = 0
-        self._last = Delta()
+        self._last = NOTHING
 
     def __call__(self, row: Row, delta: Delta) -> None:
         """Emits what came with its tokens, unless it is nothing or the row's last."""

@@ -1,6 +1,12 @@
 """Answers that must match: a schema, a pattern, a list of choices or a grammar, token by token.
 
-llguidance does the matching.
+llguidance does the matching. Compared with xgrammar 0.2.8, on one CPU core, llguidance first:
+reading a vocabulary of 1,765 tokens takes 8 and 3 ms, of 128,000 tokens 0.7 and 0.3 s; compiling a
+tool's schema 2 and 1 ms, with 128,000 tokens 2 and 38 ms; a mask 20 and 4 µs, with 128,000 tokens
+60 to 180 and 10 to 370 µs. Both are cheap beside a forward pass. What decides is that llguidance
+1.9.1 refuses a schema it cannot enforce, while xgrammar compiled `not`, `uniqueItems`,
+`multipleOf`, an overlapping `oneOf` and `allOf` of two objects and then let through text that
+breaks them. It also needs no compiler stack (xgrammar: triton and TVM's).
 """
 
 from __future__ import annotations

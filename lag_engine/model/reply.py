@@ -60,7 +60,7 @@ class Delta(NamedTuple):
 
     def __bool__(self) -> bool:
         """Whether there is anything in it."""
-        return any(self)
+        return bool(self.text or self.reasoning or self.tool_calls)
 
     def then(self, other: Delta) -> Delta:
         """Both, one after the other."""
@@ -69,6 +69,9 @@ class Delta(NamedTuple):
             self.reasoning + other.reasoning,
             self.tool_calls + other.tool_calls,
         )
+
+
+NOTHING = Delta()
 
 
 class ReplySplitter:
@@ -110,7 +113,7 @@ class ReplySplitter:
         return self._run(is_last=True)
 
     def _run(self, *, is_last: bool) -> Delta:
-        delta, state = Delta(), None
+        delta, state = NOTHING, None
         while state != (self._read, self._held):
             state = (self._read, self._held)
             delta = delta.then(self._read(is_last))
@@ -125,7 +128,7 @@ class ReplySplitter:
             self._begin_reasoning()
         elif is_last or not self._think.opener.startswith(body):
             self._begin_answer()
-        return Delta()
+        return NOTHING
 
     def _begin_reasoning(self) -> None:
         self._read = self._read_reasoning
@@ -158,7 +161,7 @@ class ReplySplitter:
             self._read = self._read_calls
         elif is_last or not any(opening.startswith(body) for opening in openings):
             self._read = self._read_text
-        return Delta()
+        return NOTHING
 
     def _read_text(self, is_last: bool) -> Delta:
         opener = self._calls_format.opener if self._calls_format else ""
