@@ -1,6 +1,6 @@
 """Documents as adapters: passages, their encoders, and the record of what was encoded."""
 
-from lag_engine.documents.augment import Augmenter
+from lag_engine.documents.augment import AugmentChain, Augmenter
 from lag_engine.documents.folder import Document, FolderReader
 from lag_engine.documents.pairs_file import PairsFile
 from lag_engine.documents.passages import Passage, QuestionAnswer
@@ -13,6 +13,7 @@ from lag_engine.documents.training_options import TrainingOptions
 
 __all__ = [
     "PRAG",
+    "AugmentChain",
     "Augmenter",
     "Document",
     "DocumentStore",

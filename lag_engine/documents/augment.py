@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from lag_engine.documents.json_cache import JsonCache
 from lag_engine.documents.passages import Passage, QuestionAnswer, content_hash
 from lag_engine.documents.revisions import Augment, fingerprint
-from lag_engine.documents.supported import is_supported, normalised
+from lag_engine.documents.supported import is_rewrite, is_supported, normalised
 from lag_engine.errors import DocumentError
 
 if TYPE_CHECKING:
@@ -54,7 +54,17 @@ class Writers(NamedTuple):
 
 @dataclass
 class AugmentCounts:
-    """What became of the replies so far."""
+    """What became of the replies so far.
+
+    Attributes:
+        pairs: Kept.
+        rewrites: Kept.
+        repeated: Pairs and rewrites that were there already.
+        unsupported: Pairs whose answer does not stand in the passage, and rewrites that lose its
+            names and numbers.
+        unreadable: Replies that were no list of pairs.
+        from_cache: Passages whose result was kept from before.
+    """
 
     pairs: int = 0
     rewrites: int = 0
@@ -191,6 +201,8 @@ class Augmenter:
             text = self.writers.prose(prompt, attempt).strip()
             if normalised(text) in own or normalised(text) in kept:
                 self.counts.repeated += 1
+            elif not is_rewrite(text, passage.titled_text):
+                self.counts.unsupported += 1
             else:
                 kept[normalised(text)] = text
                 self.counts.rewrites += 1

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from lag_engine.adapters import AdapterLibrary
 from lag_engine.documents.passages import Passage, content_hash
@@ -13,7 +14,8 @@ Augment = Callable[[Passage], Passage]
 `fingerprint_of(passage)` or `fingerprint`, if it has one."""
 
 
-class Revisions(NamedTuple):
+@dataclass(frozen=True)
+class Revisions:
     """Tells a passage's revision; call it with the passage as it was given.
 
     Attributes:

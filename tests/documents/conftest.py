@@ -43,9 +43,15 @@ def build_model(tokenizer) -> LlamaForCausalLM:
     return LlamaForCausalLM(config).eval()
 
 
+@pytest.fixture(scope="session")
+def build_pico(tokenizer):
+    """Builds a new model, always the same."""
+    return lambda: Pico(build_model(tokenizer), tokenizer)
+
+
 @pytest.fixture
-def pico(tokenizer) -> Pico:
-    return Pico(build_model(tokenizer), tokenizer)
+def pico(build_pico) -> Pico:
+    return build_pico()
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from lag_engine.errors import DocumentError
 
 TEXT = "Rosa Sinclair was born in Lisbon in 1900. She founded Cobalt Energy."
 PASSAGE = Passage("rosa", TEXT, "Rosa Sinclair")
+GIVEN = "Born in Lisbon in 1900, Rosa Sinclair made Cobalt Energy."
 GOOD = [
     {"question": "Where was Rosa born?", "answer": "Lisbon"},
     {"question": "When was Rosa born?", "answer": "1900"},
@@ -24,7 +25,7 @@ GOOD = [
 class Scripted:
     """Gives its replies in turn: to JSON prompts from `pairs`, to others from `prose`."""
 
-    def __init__(self, pairs=(), prose=("Born in Lisbon in 1900, Rosa made Cobalt Energy.",)):
+    def __init__(self, pairs=(), prose=(GIVEN,)):
         self.replies = {True: list(pairs), False: list(prose)}
         self.prompts = []
 
@@ -43,7 +44,7 @@ def test_a_passage_gets_the_papers_one_rewrite_and_three_pairs():
     augment, script = augmenter(json.dumps(GOOD))
     done = augment(PASSAGE)
     assert done.pairs == tuple(QuestionAnswer(**pair) for pair in GOOD)
-    assert done.rewrites == ("Born in Lisbon in 1900, Rosa made Cobalt Energy.",)
+    assert done.rewrites == (GIVEN,)
     assert (done.id, done.text, done.title) == (PASSAGE.id, PASSAGE.text, PASSAGE.title)
     assert len(script.prompts) == 2
     assert all(TEXT in prompt for prompt in script.prompts)
@@ -89,9 +90,10 @@ def test_questions_that_differ_in_case_only_are_one():
     assert augment.counts.repeated
 
 
-def test_a_copy_is_no_rewrite():
-    augment, _ = augmenter(json.dumps(GOOD), prose=[f"{TEXT.upper()}!", "", "Other words."])
-    assert augment(PASSAGE).rewrites == ("Other words.",)
+def test_a_copy_or_a_text_without_the_names_is_no_rewrite():
+    augment, _ = augmenter(json.dumps(GOOD), prose=[f"{TEXT.upper()}!", "Born.", GIVEN])
+    assert augment(PASSAGE).rewrites == (GIVEN,)
+    assert (augment.counts.repeated, augment.counts.unsupported) == (1, 1)
 
 
 def test_pairs_and_rewrites_that_the_passage_has_stay_first():
