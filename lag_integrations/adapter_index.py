@@ -9,9 +9,9 @@ if TYPE_CHECKING:
     from lag_engine import AdapterInfo, AdapterLibrary
 
 AdapterStatus = Literal["current", "unchecked", "none", "missing", "stale"]
-"""Of a retrieved document's adapter: in the library as it was indexed; no library to ask; the
-document has none; named by the document but not in the library; in the library, but not the one
-that was indexed."""
+"""Of a retrieved document's adapter: in the library as it was indexed; no library was asked; the
+library has none for the document; named by the document but not in the library; in the library, but
+not the one that was indexed."""
 
 USABLE = ("current", "unchecked")
 
@@ -63,7 +63,7 @@ class AdapterIndex:
         """
         name, rev = _text(metadata.get("adapter_id")), _text(metadata.get("adapter_rev"))
         if self.library is None:
-            return Finding("unchecked" if name else "none", name, rev)
+            return Finding("unchecked", name, rev)
         self._follow()
         info = self._by_name.get(name) if name else self._by_document.get(document_id or "")
         if info is None:
@@ -77,9 +77,7 @@ class AdapterIndex:
         What a retriever found out earlier (`adapter_status`) and what the library says now must
         both allow it.
         """
-        if self.library is None:
-            return None
-        if metadata.get("adapter_status") and usable_adapter(metadata) is None:
+        if self.library is None or is_ruled_out(metadata):
             return None
         return usable_adapter(self.find(metadata, document_id).metadata)
 
@@ -100,8 +98,12 @@ def revision_of(info: AdapterInfo) -> str:
 
 def usable_adapter(metadata: Mapping[str, Any]) -> str | None:
     """The adapter's name, if the metadata says that it may be applied."""
-    status = metadata.get("adapter_status", "unchecked")
-    return _text(metadata.get("adapter_id")) if status in USABLE else None
+    return None if is_ruled_out(metadata) else _text(metadata.get("adapter_id"))
+
+
+def is_ruled_out(metadata: Mapping[str, Any]) -> bool:
+    """Whether a library was asked about the document, and its adapter cannot be used."""
+    return metadata.get("adapter_status", "unchecked") not in USABLE
 
 
 def _text(value: Any) -> str | None:

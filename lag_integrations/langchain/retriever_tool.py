@@ -17,7 +17,7 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.tools import BaseTool, StructuredTool
 from langchain_core.tools.retriever import RetrieverInput
 
-from lag_integrations.adapter_index import usable_adapter
+from lag_integrations.adapter_index import is_ruled_out
 from lag_integrations.langchain.labels import title_of
 from lag_integrations.langchain.tool_documents import WISH_KEY
 
@@ -40,14 +40,16 @@ def create_parametric_retriever_tool(
     model reads, is
 
     - "text": the documents' text, as from the stock tool; their adapters are not applied;
-    - "adapters": a note that names what was found, and then only the text of those documents that
-      have no usable adapter; a `LAGChatModel` that is given the message applies the others;
+    - "adapters": a note that names what was found, and then only the text of those documents whose
+      adapter a `ParametricRetriever` has ruled out; a `LAGChatModel` that is given the message
+      applies the others, and reads the text of those that it finds no adapter for;
     - "both": the documents' text, and a `LAGChatModel` applies their adapters too.
 
     What became of each document stands in the answer's `response_metadata["lag_documents"]`.
 
     Args:
-        retriever: a `ParametricRetriever`, or another whose documents have an `adapter_id`.
+        retriever: any; a document's adapter is the one that its metadata or the model's library
+            names.
         name: of the tool, for the model.
         description: for the model.
         documents: how they reach the model.
@@ -57,7 +59,7 @@ def create_parametric_retriever_tool(
     """
 
     def as_text(found: Sequence[Document]) -> list[Document]:
-        return [d for d in found if documents != "adapters" or not usable_adapter(d.metadata)]
+        return [d for d in found if documents != "adapters" or is_ruled_out(d.metadata)]
 
     def content(found: Sequence[Document], texts: Sequence[str]) -> str:
         if documents != "adapters":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from langchain_core.documents import Document
 from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
 
-from lag_integrations.adapter_index import AdapterIndex, usable_adapter
+from lag_integrations.adapter_index import AdapterIndex, is_ruled_out, usable_adapter
 from lag_integrations.document_use import Adapters, Source, by_slot, decide
 from lag_integrations.langchain.labels import label_of
 from lag_integrations.modes import Documents, pins_adapters
@@ -65,7 +65,13 @@ class _Retrieved(NamedTuple):
     @property
     def is_in_text(self) -> bool:
         """Whether the tool's message has its text."""
-        return self.wish != "adapters" or not usable_adapter(self.document.metadata)
+        return self.wish != "adapters" or is_ruled_out(self.document.metadata)
+
+    def usable(self, index: AdapterIndex) -> str | None:
+        """The adapter that may be applied now."""
+        metadata = self.document.metadata
+        document_id = metadata.get("document_id") or self.document.id
+        return None if self.wish == "text" else index.usable(metadata, document_id)
 
 
 def adapters_of(messages: Sequence[BaseMessage]) -> list[ToolAdapter]:
@@ -113,7 +119,7 @@ def use_tool_documents(
     if wish is None:
         return None
     index = AdapterIndex(library)
-    usable = [None if r.wish == "text" else index.usable(r.document.metadata) for r in latest]
+    usable = [r.usable(index) for r in latest]
     sources = [Source(r.label, name) for r, name in zip(latest, usable, strict=True)]
     use = decide(sources, mode=mode, documents=wish, adapters=adapters)
     replaced = "knowledge" in by_slot(adapters)

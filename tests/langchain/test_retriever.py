@@ -32,9 +32,9 @@ def store():
 def test_without_a_library_the_documents_metadata_is_taken_as_it_is(store):
     found = ParametricRetriever(source=store).invoke("x")
     assert statuses(found) == {
-        "1": (None, "none"),
+        "1": (None, "unchecked"),
         "2": ("two", "unchecked"),
-        "3": (None, "none"),
+        "3": (None, "unchecked"),
     }
 
 

@@ -152,6 +152,18 @@ def test_a_tool_that_wants_adapters_turns_the_mode(documents, mode, expected, us
     assert (use.mode, use.adapters) == (expected, {"knowledge": ["doc-a"]})
 
 
+def test_a_stock_retrievers_documents_are_known_by_their_id(use_tool_documents, scripted_library):
+    library = scripted_library(("doc-d", "1", "d"))
+    messages = retrieved(WITHOUT)
+    assert messages[-1].content == "Found: D."
+    assert use_tool_documents(messages, mode="lag", library=library).adapters == {
+        "knowledge": ["doc-d"]
+    }
+    use = use_tool_documents(messages, mode="lag")
+    assert use.messages[-1].content == "Found: D.\n\nText of D."
+    assert use.record["fallback"] == ["d"]
+
+
 def test_documents_as_text_change_nothing(use_tool_documents):
     assert use_tool_documents(retrieved(READY, documents="text"), mode="prag+lag") is None
 
