@@ -101,6 +101,7 @@ class MemorySnapshot:
     adapters: tuple[Adapter, ...]
     dtype: torch.dtype
     generation: int
+    mixtures: tuple[str, ...] = ()
 
     def list(self, kind=None):
         return [adapter for adapter in self.adapters if kind in (None, adapter.kind)]

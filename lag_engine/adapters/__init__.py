@@ -5,6 +5,7 @@ from lag_engine.adapters.base_model import BaseModel
 from lag_engine.adapters.duplicates import Duplicate
 from lag_engine.adapters.info import AdapterInfo, AdapterSource
 from lag_engine.adapters.library import AdapterLibrary
+from lag_engine.adapters.mixtures import MixtureSource
 from lag_engine.adapters.peft_format import LoraModule, PeftAdapter, read_peft, write_peft
 from lag_engine.adapters.snapshot import LibrarySnapshot
 from lag_engine.adapters.spectral import (
@@ -28,6 +29,7 @@ __all__ = [
     "Duplicate",
     "LibrarySnapshot",
     "LoraModule",
+    "MixtureSource",
     "ModuleShape",
     "ModuleStack",
     "PeftAdapter",

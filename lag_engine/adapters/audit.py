@@ -18,6 +18,8 @@ from lag_engine.errors import LibraryError
 
 AuditScore = Literal["arrow", "projection", "norm", "relative"]
 
+# Nothing chooses among latent adapters: passages say how they mix them.
+_ROUTED: tuple[AdapterKind, ...] = ("task", "knowledge")
 _ROWS_AT_ONCE = 64
 
 
@@ -45,7 +47,7 @@ class AuditReport:
         inputs: what they were compared on, in words.
         dead: adapters whose update is zero everywhere.
         duplicates: pairs at least as similar as was asked for, most similar first.
-        wins: of every adapter, most first.
+        wins: of every adapter that can be routed to, most first.
         dominance: the share of wins from which an adapter counts as dominant.
     """
 
@@ -60,7 +62,7 @@ class AuditReport:
     @property
     def dominant(self) -> tuple[WinShare, ...]:
         """Adapters that would win nearly every token, though they are not alone in their kind."""
-        alone = {kind for kind in get_args(AdapterKind) if self._count(kind) < 2}
+        alone = {kind for kind in _ROUTED if self._count(kind) < 2}
         return tuple(
             win for win in self.wins if win.share >= self.dominance and win.kind not in alone
         )
@@ -129,7 +131,7 @@ def audit(
         inputs = f"given activations of {len(probe)} modules"
     shares = _win_shares(snapshot, _Inputs(snapshot, probe, n_directions, seed), score)
     return AuditReport(
-        n_adapters=len(snapshot),
+        n_adapters=len(snapshot.rows()),
         score=score,
         inputs=inputs,
         dead=tuple(name for name, norm in norms.items() if norm == 0),
@@ -182,8 +184,7 @@ def _win_shares(
     snapshot: LibrarySnapshot, inputs: _Inputs, score: AuditScore
 ) -> tuple[WinShare, ...]:
     shares: list[WinShare] = []
-    kinds: tuple[AdapterKind, ...] = get_args(AdapterKind)
-    for kind in kinds:
+    for kind in _ROUTED:
         totals = {row.name: 0.0 for row in snapshot.rows() if row.kind == kind}
         n_modules = 0
         for module in inputs.modules():

@@ -6,12 +6,15 @@ import json
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from lag_engine.adapters.hub import short_name
 from lag_engine.adapters.peft_adapter import PeftAdapter
 from lag_engine.adapters.stack import AdapterKind
 from lag_engine.errors import DuplicateAdapterError, LibraryError
+
+EntryKind = AdapterKind | Literal["mixture"]
+"""What a library lists: adapters of three kinds, and passages' mixtures of the latent ones."""
 
 _MAX_NAME = 255
 _DOTS = (".", "..")
@@ -19,18 +22,18 @@ _DOTS = (".", "..")
 
 @dataclass(frozen=True)
 class AdapterInfo:
-    """An adapter of a library.
+    """An adapter of a library, or a passage's mixture of latent ones.
 
     Attributes:
         id: unique for ever in its library; grows in joining order.
-        name: unique among the library's present adapters.
-        kind: "task" or "knowledge".
-        document_id: the document a knowledge adapter was made from.
-        rank: the highest rank among its modules.
+        name: unique among the library's present adapters and mixtures.
+        kind: "task", "knowledge", "latent" or "mixture".
+        document_id: the document that a knowledge adapter or a mixture was made from.
+        rank: the highest rank among its modules; of a mixture, all that it mixes there.
         modules: full dotted paths in the base model, sorted.
-        n_bytes: what its stored factors take, without padding.
+        n_bytes: what its stored factors take, without padding; of a mixture, its routing vector.
         source: the folder or hub id it was read from; "" if made in memory.
-        sha256: of what is stored: modules, ranks and factors.
+        sha256: of what is stored: modules, ranks and factors, or a routing vector.
         metadata: the owner's own notes; JSON.
         created: when it joined; ISO 8601, UTC.
         base_model: the model it was trained on, as its config names it.
@@ -38,7 +41,7 @@ class AdapterInfo:
 
     id: int
     name: str
-    kind: AdapterKind
+    kind: EntryKind
     document_id: str | None
     rank: int
     modules: tuple[str, ...]
@@ -57,7 +60,7 @@ class AdapterSource:
     Attributes:
         source: a PEFT folder, a hub id, or an adapter in memory.
         name: under which it joins; by default the last part of the folder or hub id.
-        kind: "task" or "knowledge".
+        kind: "task", "knowledge" or "latent".
         document_id: the document a knowledge adapter was made from.
         metadata: the owner's own notes; JSON.
         revision: branch, tag or commit of a hub id.
@@ -136,8 +139,9 @@ def checked_kind(kind: str) -> str:
     """Returns the kind if it is one.
 
     Raises:
-        LibraryError: it is neither "task" nor "knowledge".
+        LibraryError: it is none.
     """
     if kind not in get_args(AdapterKind):
-        raise LibraryError('Expected kind "task" or "knowledge"', f"found {kind!r}", "pass one")
+        known = '"task", "knowledge" or "latent"'
+        raise LibraryError(f"Expected kind {known}", f"found {kind!r}", "pass one")
     return kind

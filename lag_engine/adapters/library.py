@@ -14,13 +14,14 @@ from rich.console import Console
 from rich.progress import track
 
 from lag_engine.adapters.base_model import BaseModel, describe_base
-from lag_engine.adapters.info import AdapterInfo, AdapterSource, checked_name
+from lag_engine.adapters.info import AdapterInfo, AdapterSource, EntryKind, checked_name
 from lag_engine.adapters.joining import prepare
 from lag_engine.adapters.manifest import FILE_NAME, Manifest
+from lag_engine.adapters.mixtures import MixtureSource
 from lag_engine.adapters.peft_adapter import PeftAdapter
 from lag_engine.adapters.peft_format import write_peft
 from lag_engine.adapters.segments import sync_folder
-from lag_engine.adapters.snapshot import AdapterInfos, LibrarySnapshot, as_lora
+from lag_engine.adapters.snapshot import AdapterInfos, LibrarySnapshot
 from lag_engine.adapters.stack import AdapterKind, ModuleShape, ModuleStack
 from lag_engine.adapters.store import SEGMENTS, Store, VerifyReport
 from lag_engine.adapters.writing import Batch
@@ -159,7 +160,7 @@ class AdapterLibrary:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the present adapters in order: names, kinds, documents, factors."""
+        """A hash of what is in it, in order: names, kinds, documents, factors, mixtures."""
         return self.snapshot().fingerprint
 
     def snapshot(self) -> LibrarySnapshot:
@@ -167,12 +168,12 @@ class AdapterLibrary:
         self._require_open()
         return self._store.snapshot()
 
-    def list(self, kind: AdapterKind | None = None) -> AdapterInfos:
-        """Returns the adapters in joining order."""
+    def list(self, kind: EntryKind | None = None) -> AdapterInfos:
+        """Returns the adapters and mixtures in joining order."""
         return self.snapshot().list(kind)
 
     def info(self, name: str) -> AdapterInfo:
-        """Returns one adapter; raises AdapterNotFoundError."""
+        """Returns one adapter or mixture; raises AdapterNotFoundError."""
         return self.snapshot().info(name)
 
     def modules(self, kind: AdapterKind | None = None) -> dict[str, ModuleShape]:
@@ -200,7 +201,7 @@ class AdapterLibrary:
         Args:
             source: a PEFT folder, a hub id, or an adapter in memory.
             name: by default the last part of the folder or hub id.
-            kind: "task" or "knowledge".
+            kind: "task", "knowledge" or "latent".
             document_id: the document a knowledge adapter was made from.
             metadata: the owner's own notes; JSON.
             revision: branch, tag or commit of a hub id.
@@ -247,13 +248,7 @@ class AdapterLibrary:
             LagError: as `add`, for the first adapter that is not acceptable.
         """
         with self._changing():
-            batch = Batch(
-                self._store.manifest,
-                self._store.segments,
-                self.snapshot(),
-                self.dtype,
-                replace=replace,
-            )
+            batch = self._batch(replace=replace)
             for source in _tracked(sources, progress):
                 offer = source if isinstance(source, AdapterSource) else AdapterSource(source)
                 batch.refuse_taken(offer.resolved_name())
@@ -261,19 +256,52 @@ class AdapterLibrary:
             names = batch.commit()
         return [self.info(name) for name in names]
 
+    def add_mixtures(
+        self,
+        mixtures: Iterable[MixtureSource],
+        *,
+        latents: Iterable[AdapterSource] = (),
+        replace: bool = False,
+    ) -> AdapterInfos:
+        """Adds mixtures of latent adapters in one change: all of them, or none.
+
+        Args:
+            mixtures: of adapters of kind "latent", in `latents` or in the library.
+            latents: if any, they take the place of all latent adapters of the library.
+            replace: where a name is taken, the newcomer takes its place in the same change; it
+                joins last.
+
+        Returns:
+            The mixtures in joining order.
+
+        Raises:
+            LibraryError: a mixture is of what is no latent adapter; or others remain that mix the
+                latent adapters that would go.
+            LagError: as `add`, for names and latent adapters.
+        """
+        with self._changing():
+            batch = self._batch(replace=replace)
+            newcomers = [prepare(s, self._base, batch.shapes, dtype=self.dtype) for s in latents]
+            if newcomers:
+                batch.renew_latents(newcomers)
+            names = [batch.mix(mixture) for mixture in mixtures]
+            batch.commit()
+        return [self.info(name) for name in names]
+
     def remove(self, name: str) -> None:
-        """Removes an adapter; its room on disk comes back with `compact`.
+        """Removes an adapter or a mixture; an adapter's room on disk comes back with `compact`.
 
         Raises:
             AdapterNotFoundError: there is none of that name.
+            LibraryError: it is a latent adapter, and there are mixtures.
         """
         with self._changing():
-            row = self.snapshot().row(name)
-            with self._store.manifest.change() as change:
-                change.mark_removed(row.id)
+            batch = self._batch()
+            batch.remove(name)
+            batch.commit()
 
     def rename(self, old: str, new: str) -> AdapterInfo:
-        """Gives an adapter another name; its place in the order stays.
+        """Gives an adapter or a mixture another name; its place in the order stays.
 
         Raises:
             AdapterNotFoundError: there is none of the old name.
@@ -282,14 +310,15 @@ class AdapterLibrary:
         """
         with self._changing():
             snapshot = self.snapshot()
-            row = snapshot.row(old)
+            found = snapshot.info(old)
             if checked_name(new) == old:
-                return snapshot.info(old)
-            Batch(self._store.manifest, self._store.segments, snapshot, self.dtype).refuse_taken(
-                new
-            )
+                return found
+            self._batch().refuse_taken(new)
             with self._store.manifest.change() as change:
-                change.rename(row.id, new)
+                if old in snapshot.mixtures:
+                    change.rename_mixture(snapshot.mixtures[old].id, new)
+                else:
+                    change.rename(snapshot.row(old).id, new)
         return self.info(new)
 
     def compact(self) -> int:
@@ -313,20 +342,24 @@ class AdapterLibrary:
         return self._store.verify()
 
     def export(self, name: str, folder: str | Path) -> None:
-        """Writes an adapter as a PEFT folder, which PEFT loads with equal output.
+        """Writes an adapter or a mixture as a PEFT folder, which PEFT loads with equal output.
 
         Raises:
             AdapterNotFoundError: there is none of that name.
             AdapterFormatError: the folder holds an adapter already.
         """
         snapshot = self.snapshot()
-        row, modules = snapshot.row(name), as_lora(snapshot.forms(name))
+        info, modules = snapshot.info(name), snapshot.lora(name)
         config = {
             "peft_type": "LORA",
             "fan_in_fan_out": self._base.transposed.issuperset(modules),
         }
-        base_model = row.base_model or self.base_model
+        base_model = info.base_model or self.base_model
         write_peft(folder, PeftAdapter(modules, base_model, config, name))
+
+    def _batch(self, *, replace: bool = False) -> Batch:
+        store = self._store
+        return Batch(store.manifest, store.segments, self.snapshot(), self.dtype, replace=replace)
 
     def _require_open(self) -> None:
         if not self._close.alive:

@@ -14,58 +14,22 @@ from typing import Any
 
 from lag_engine.adapters.base_model import BaseModel
 from lag_engine.adapters.connection import connect
-from lag_engine.adapters.rows import AdapterRow, Contents, Layout, SegmentRow
+from lag_engine.adapters.rows import AdapterRow, Contents, Layout, MixtureRow, SegmentRow
+from lag_engine.adapters.schema import (
+    FORMAT_VERSION,
+    INSERT_ADAPTER,
+    INSERT_MIXTURE,
+    LIVE_ADAPTERS,
+    LIVE_MIXTURES,
+    NEXT_ID,
+    READABLE,
+    create_tables,
+    upgrade_tables,
+)
 from lag_engine.adapters.stack import ModuleShape
 from lag_engine.errors import LibraryCorruptError, LibraryError
 
 FILE_NAME = "manifest.sqlite"
-FORMAT_VERSION = 1
-
-_SCHEMA = """
-CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE base_modules (
-    module TEXT PRIMARY KEY,
-    d_in INTEGER NOT NULL,
-    d_out INTEGER NOT NULL,
-    transposed INTEGER NOT NULL
-);
-CREATE TABLE segments (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    file TEXT NOT NULL UNIQUE,
-    sha256 TEXT NOT NULL,
-    n_bytes INTEGER NOT NULL
-);
-CREATE TABLE layouts (id INTEGER PRIMARY KEY, modules TEXT NOT NULL UNIQUE);
-CREATE TABLE adapters (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    name TEXT NOT NULL,
-    kind TEXT NOT NULL CHECK (kind IN ('task', 'knowledge')),
-    document_id TEXT,
-    segment INTEGER NOT NULL REFERENCES segments (id),
-    position INTEGER NOT NULL,
-    layout INTEGER NOT NULL REFERENCES layouts (id),
-    n_bytes INTEGER NOT NULL,
-    source TEXT NOT NULL,
-    base_model TEXT,
-    sha256 TEXT NOT NULL,
-    metadata TEXT NOT NULL,
-    created TEXT NOT NULL,
-    is_removed INTEGER NOT NULL DEFAULT 0
-);
-CREATE UNIQUE INDEX live_names ON adapters (name) WHERE NOT is_removed;
-"""
-
-_LIVE_ADAPTERS = """
-SELECT id, name, kind, document_id, segment, position, layout, n_bytes, source, base_model, sha256,
-    metadata, created
-FROM adapters WHERE NOT is_removed ORDER BY id
-"""
-_INSERT_ADAPTER = """
-INSERT INTO adapters (name, kind, document_id, segment, position, layout, n_bytes, source,
-    base_model, sha256, metadata, created)
-VALUES (:name, :kind, :document_id, :segment, :position, :layout, :n_bytes, :source,
-    :base_model, :sha256, :metadata, :created)
-"""
 
 
 class Manifest:
@@ -92,8 +56,7 @@ class Manifest:
         facts = {"dtype": dtype, "generation": "0", "base_model": base.name}
         facts["knows_shapes"] = "1" if base.shapes is not None else None
         with _closing(sqlite3.connect(partial)) as db, db:
-            db.executescript(_SCHEMA)
-            db.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+            create_tables(db)
             kept = [(name, value) for name, value in facts.items() if value is not None]
             db.executemany("INSERT INTO facts VALUES (?, ?)", kept)
             db.executemany(
@@ -138,7 +101,8 @@ class Manifest:
         """Reads everything live, as of one moment."""
         with self._lock, self._transaction("DEFERRED"):
             generation = self.generation
-            adapters = self._read(_LIVE_ADAPTERS)
+            adapters = self._read(LIVE_ADAPTERS)
+            mixtures = self._read(LIVE_MIXTURES) if self._version > 1 else []
             segments = self._read("SELECT id, file, sha256, n_bytes FROM segments")
             layouts = self._read("SELECT id, modules FROM layouts")
             removed = self._read("SELECT COUNT(*) FROM adapters WHERE is_removed")
@@ -148,7 +112,14 @@ class Manifest:
             [AdapterRow(*row) for row in adapters],
             {row[0]: SegmentRow(*row) for row in segments},
             {key: Layout.from_json(text) for key, text in layouts},
+            [MixtureRow(*row) for row in mixtures],
         )
+
+    def upgrade(self) -> None:
+        """Brings an older format to the present one; for the one writer only."""
+        with self._lock, self._transaction("IMMEDIATE"):
+            if self._version < FORMAT_VERSION:
+                upgrade_tables(self._db)
 
     def check_integrity(self) -> list[str]:
         """Returns what SQLite finds wrong with its own file; empty if nothing."""
@@ -178,6 +149,10 @@ class Manifest:
                 self._db.execute("ROLLBACK")
             raise
 
+    @property
+    def _version(self) -> int:
+        return int(self._read("PRAGMA user_version")[0][0])
+
     def _fact(self, name: str) -> str | None:
         rows = self._read("SELECT value FROM facts WHERE name = ?", (name,))
         return None if not rows else str(rows[0][0])
@@ -188,7 +163,7 @@ class Manifest:
 
     def _check_version(self) -> None:
         try:
-            version = self._read("PRAGMA user_version")[0][0]
+            version = self._version
         except sqlite3.DatabaseError as error:
             self._db.close()
             raise LibraryCorruptError(
@@ -196,7 +171,7 @@ class Manifest:
                 f"found: {error}",
                 "restore it from a copy, or build the library again",
             ) from error
-        if version != FORMAT_VERSION:
+        if version not in READABLE:
             self._db.close()
             raise LibraryError(
                 f"Expected a library of format {FORMAT_VERSION} at {self._path.parent}",
@@ -229,9 +204,19 @@ class Change:
 
     def insert_adapter(self, values: Mapping[str, object]) -> int:
         """Adds an adapter; returns its id, which gives its place in joining order."""
-        row = self._db.execute(_INSERT_ADAPTER, values)
-        assert row.lastrowid is not None
-        return row.lastrowid
+        return self._insert(INSERT_ADAPTER, values)
+
+    def insert_mixture(self, values: Mapping[str, object]) -> int:
+        """Adds a mixture; returns its id, which gives its place in joining order."""
+        return self._insert(INSERT_MIXTURE, values)
+
+    def delete_mixture(self, mixture: int) -> None:
+        """Removes a mixture; it has no factors that anybody may still read."""
+        self._db.execute("DELETE FROM mixtures WHERE id = ?", (mixture,))
+
+    def rename_mixture(self, mixture: int, name: str) -> None:
+        """Gives a mixture another name."""
+        self._db.execute("UPDATE mixtures SET name = ? WHERE id = ?", (name, mixture))
 
     def rename(self, adapter: int, name: str) -> None:
         """Gives an adapter another name."""
@@ -253,6 +238,11 @@ class Change:
         self._db.execute("DELETE FROM adapters WHERE is_removed")
         self._db.execute("DELETE FROM segments WHERE id NOT IN (SELECT segment FROM adapters)")
         self._db.execute("DELETE FROM layouts WHERE id NOT IN (SELECT layout FROM adapters)")
+
+    def _insert(self, statement: str, values: Mapping[str, object]) -> int:
+        [new_id] = self._db.execute(NEXT_ID).fetchone()
+        self._db.execute(statement, {**values, "id": new_id})
+        return int(new_id)
 
 
 @contextmanager

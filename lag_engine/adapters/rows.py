@@ -57,6 +57,17 @@ class Layout(NamedTuple):
         )
 
 
+class MixtureRow(NamedTuple):
+    """One passage's mixture of latent adapters, in the manifest's order of columns."""
+
+    id: int
+    name: str
+    document_id: str | None
+    weights: bytes
+    metadata: str
+    created: int
+
+
 class Contents(NamedTuple):
     """Everything live at one generation, read in one transaction."""
 
@@ -65,3 +76,4 @@ class Contents(NamedTuple):
     adapters: list[AdapterRow]
     segments: dict[int, SegmentRow]
     layouts: dict[int, Layout]
+    mixtures: list[MixtureRow]

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import cached_property
 from threading import Lock
-from typing import get_args
+from typing import cast, get_args
 
-from lag_engine.adapters.info import AdapterInfo
+import torch
+from torch import Tensor
+
+from lag_engine.adapters.info import AdapterInfo, EntryKind
+from lag_engine.adapters.mixtures import LatentTable
 from lag_engine.adapters.peft_adapter import LoraModule
-from lag_engine.adapters.rows import AdapterRow, Contents, Layout
+from lag_engine.adapters.rows import AdapterRow, Contents, Layout, MixtureRow
 from lag_engine.adapters.segments import Segment
 from lag_engine.adapters.spectral import SpectralForm
 from lag_engine.adapters.stack import AdapterKind, ModuleShape, ModuleStack
@@ -31,6 +36,7 @@ class LibrarySnapshot:
         generation: the library's count of changes at that moment.
         segments: segment id to reader; an error in place of one that cannot be read.
         n_removed: adapters that were removed and still take room.
+        mixtures: the manifest's row of each mixture, by name, in joining order.
     """
 
     def __init__(
@@ -42,40 +48,67 @@ class LibrarySnapshot:
         self._layouts = contents.layouts
         self.segments = segments
         self._by_name = {row.name: row for row in self._rows}
+        self.mixtures = {row.name: row for row in contents.mixtures}
         self._stacks: dict[tuple[str, AdapterKind], ModuleStack] = {}
         self._lock = Lock()
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._rows) + len(self.mixtures)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._by_name
+        return name in self._by_name or name in self.mixtures
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of the live adapters in order; equal for equal content, in any library."""
+        """A hash of what is live, in order; equal for equal content, in any library."""
         told = [(row.name, row.kind, row.document_id, row.sha256) for row in self._rows]
+        told += [
+            (row.name, "mixture", row.document_id, _hash(row.weights))
+            for row in self.mixtures.values()
+        ]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
-    def list(self, kind: AdapterKind | None = None) -> AdapterInfos:
-        """Returns the adapters in joining order."""
-        return [self._info(row) for row in self._rows if kind in (None, row.kind)]
+    def list(self, kind: EntryKind | None = None) -> AdapterInfos:
+        """Returns the adapters and mixtures in joining order."""
+        found = [self._info(row) for row in self._rows if kind in (None, row.kind)]
+        if kind in (None, "mixture"):
+            found += [self._mixture_info(row) for row in self.mixtures.values()]
+        return sorted(found, key=lambda info: info.id)
 
     def info(self, name: str) -> AdapterInfo:
-        """Returns one adapter.
+        """Returns one adapter or mixture.
 
         Raises:
             AdapterNotFoundError: there is none of that name.
         """
+        if name in self.mixtures:
+            return self._mixture_info(self.mixtures[name])
         return self._info(self.row(name))
 
     def row(self, name: str) -> AdapterRow:
         """Returns one adapter's manifest row; raises AdapterNotFoundError."""
         if name not in self._by_name:
-            raise AdapterNotFoundError.of([name], self._by_name)
+            raise AdapterNotFoundError.of([name], {*self._by_name, *self.mixtures})
         return self._by_name[name]
 
-    def modules(self, kind: AdapterKind | None = None) -> dict[str, ModuleShape]:
+    @cached_property
+    def latents(self) -> LatentTable:
+        """The latent adapters, as mixtures count them."""
+        rows = [row for row in self._rows if row.kind == "latent"]
+        return LatentTable({row.name: tuple(self._layouts[row.layout].ranks) for row in rows})
+
+    def mixture(self, name: str) -> dict[str, dict[str, float]]:
+        """Returns a passage's mixture: module to latent adapter to weight.
+
+        Raises:
+            AdapterNotFoundError: there is no mixture of that name.
+            LibraryCorruptError: it is not as it was written.
+        """
+        if name not in self.mixtures:
+            raise AdapterNotFoundError.of([name], self.mixtures)
+        return self.latents.unpack(self.mixtures[name].weights, name)
+
+    def modules(self, kind: EntryKind | None = None) -> dict[str, ModuleShape]:
         """Returns the modules that at least one adapter updates, with their widths; sorted."""
         shapes: dict[str, ModuleShape] = {}
         for key in {row.layout for row in self._rows if kind in (None, row.kind)}:
@@ -93,7 +126,7 @@ class LibrarySnapshot:
         when they are asked for.
 
         Raises:
-            LibraryError: no adapter of either kind updates the module, or the kind is unknown.
+            LibraryError: no adapter of any kind updates the module, or the kind is unknown.
             LibraryCorruptError: a segment that it needs cannot be read.
         """
         with self._lock:
@@ -135,6 +168,26 @@ class LibrarySnapshot:
             for module, rank in self._layouts[row.layout].ranks.items()
         }
 
+    def lora(self, name: str) -> dict[str, LoraModule]:
+        """Returns an adapter in PEFT's orientation; scaling 1, for it is in `lora_B` already.
+
+        A mixture's factors are those of what it mixes, weighted and side by side.
+        """
+        if name not in self.mixtures:
+            return {m: LoraModule(form.A, form.B.mT, 1.0) for m, form in self.forms(name).items()}
+        modules: dict[str, tuple[list[Tensor], list[Tensor]]] = {}
+        mixed = self.mixture(name)
+        for latent in dict.fromkeys(latent for weights in mixed.values() for latent in weights):
+            for module, form in self.forms(latent).items():
+                if weight := mixed[module].get(latent):
+                    parts = modules.setdefault(module, ([], []))
+                    parts[0].append(form.A)
+                    parts[1].append(weight * form.B)
+        return {
+            module: LoraModule(torch.cat(a), torch.cat(b).mT, 1.0)
+            for module, (a, b) in sorted(modules.items())
+        }
+
     def rows(self) -> Sequence[AdapterRow]:
         """Returns the manifest rows in joining order."""
         return self._rows
@@ -145,7 +198,7 @@ class LibrarySnapshot:
 
     def _check_known(self, module: str, kind: AdapterKind) -> None:
         if kind not in get_args(AdapterKind):
-            raise LibraryError('Expected kind "task" or "knowledge"', f"found {kind!r}")
+            raise LibraryError('Expected kind "task", "knowledge" or "latent"', f"found {kind!r}")
         if module not in self._shapes:
             raise LibraryError(
                 "Expected a module that an adapter of the library updates",
@@ -155,11 +208,10 @@ class LibrarySnapshot:
 
     def _info(self, row: AdapterRow) -> AdapterInfo:
         ranks = self._layouts[row.layout].ranks
-        kind: AdapterKind = "task" if row.kind == "task" else "knowledge"
         return AdapterInfo(
             id=row.id,
             name=row.name,
-            kind=kind,
+            kind=cast("EntryKind", row.kind),
             document_id=row.document_id,
             rank=max(ranks.values()),
             modules=tuple(ranks),
@@ -171,7 +223,26 @@ class LibrarySnapshot:
             base_model=row.base_model,
         )
 
+    def _mixture_info(self, row: MixtureRow) -> AdapterInfo:
+        mixed = {module: weights for module, weights in self.mixture(row.name).items() if weights}
+        return AdapterInfo(
+            id=row.id,
+            name=row.name,
+            kind="mixture",
+            document_id=row.document_id,
+            rank=max(map(self._rank, mixed, mixed.values()), default=0),
+            modules=tuple(mixed),
+            n_bytes=len(row.weights),
+            source="",
+            sha256=_hash(row.weights),
+            metadata=json.loads(row.metadata),
+            created=datetime.fromtimestamp(row.created, UTC).isoformat(timespec="seconds"),
+            base_model=None,
+        )
 
-def as_lora(forms: Mapping[str, SpectralForm]) -> dict[str, LoraModule]:
-    """Returns the factors in PEFT's orientation; scaling 1, for it is in `B` already."""
-    return {module: LoraModule(form.A, form.B.mT, 1.0) for module, form in forms.items()}
+    def _rank(self, module: str, latents: Iterable[str]) -> int:
+        return sum(self._layouts[self._by_name[name].layout].ranks[module] for name in latents)
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -12,7 +12,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-AdapterKind = Literal["task", "knowledge"]
+AdapterKind = Literal["task", "knowledge", "latent"]
+"""What a stored adapter is for; latent ones are shared by passages that mix them (Poly-PRAG)."""
 
 
 class ModuleShape(NamedTuple):
@@ -47,7 +48,7 @@ class ModuleStack:
 
     Attributes:
         module: full dotted path in the base model.
-        kind: "task" or "knowledge".
+        kind: "task", "knowledge" or "latent".
         names: the adapter of each row; N of them.
         arrow: top right singular vectors; (N, D_in); unit norm (zero for no adapter).
         singular: (N, R) float32; descending; zero-padded.

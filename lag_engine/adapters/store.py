@@ -63,6 +63,7 @@ class Store:
         self._reading = RLock()
         self._writing = RLock()
         if not read_only:
+            self.manifest.upgrade()
             self._sweep()
 
     def snapshot(self) -> LibrarySnapshot:
@@ -103,6 +104,7 @@ class Store:
                 for row in snapshot.rows()
                 if hash_forms(snapshot.forms(row.name)) != row.sha256
             ]
+            problems += _broken_mixtures(snapshot)
         if problems:
             raise LibraryCorruptError(
                 f"Expected the library at {self.path} to hold what its manifest says",
@@ -161,3 +163,13 @@ class Store:
 
     def _n_bytes(self) -> int:
         return sum(row.n_bytes for row in self.manifest.contents().segments.values())
+
+
+def _broken_mixtures(snapshot: LibrarySnapshot) -> list[str]:
+    problems = []
+    for name in snapshot.mixtures:
+        try:
+            snapshot.mixture(name)
+        except LibraryCorruptError as error:
+            problems.append(f"mixture {name}: {error.found}")
+    return problems

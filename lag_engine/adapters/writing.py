@@ -5,7 +5,9 @@ Both write files that nobody refers to and only then commit one transaction that
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -13,7 +15,8 @@ from torch import Tensor
 
 from lag_engine.adapters.info import refuse_taken
 from lag_engine.adapters.joining import Newcomer
-from lag_engine.adapters.manifest import Manifest
+from lag_engine.adapters.manifest import Change, Manifest
+from lag_engine.adapters.mixtures import LatentTable, MixtureSource
 from lag_engine.adapters.rows import AdapterRow
 from lag_engine.adapters.segments import (
     ModuleRows,
@@ -24,6 +27,7 @@ from lag_engine.adapters.segments import (
 )
 from lag_engine.adapters.snapshot import LibrarySnapshot
 from lag_engine.adapters.stack import ModuleShape, ModuleStack
+from lag_engine.errors import LibraryError
 
 # Newcomers wait in memory until their segment is written; more than this becomes a second segment
 # of the same transaction.
@@ -32,7 +36,7 @@ _ROWS_AT_ONCE = 64
 
 
 class Batch:
-    """Adapters that join together: all, or none.
+    """What joins and goes in one change: all of it, or nothing.
 
     Args:
         manifest: of the library.
@@ -60,6 +64,9 @@ class Batch:
         self._before = before
         self._replace = replace
         self._names: set[str] = set()
+        self._gone: set[str] = set()
+        self._latents: dict[str, tuple[str, ...]] = {}
+        self._mixtures: list[dict[str, object]] = []
         self.shapes: dict[str, ModuleShape] = before.modules()
         self._pending: list[Newcomer] = []
         self._n_waiting = 0  # bytes
@@ -68,28 +75,58 @@ class Batch:
     def refuse_taken(self, name: str) -> None:
         """Raises DuplicateAdapterError if a newcomer or a live adapter that stays has the name."""
         refuse_taken(name, self._names, where="in this batch")
-        if not self._replace:
+        if not self._replace and name not in self._gone:
             refuse_taken(name, self._before, where="in the library")
 
     def add(self, newcomer: Newcomer) -> None:
         """Takes an adapter in; writes a segment once enough have gathered."""
         name = str(newcomer.values["name"])
-        self.refuse_taken(name)
-        self._names.add(name)
+        self._claim(name)
+        if newcomer.values["kind"] == "latent":
+            self._latents[name] = tuple(newcomer.layout.ranks)
         self.shapes |= newcomer.layout.shapes
         self._pending.append(newcomer)
         self._n_waiting += newcomer.n_bytes
         if self._n_waiting >= _SEGMENT_BYTES:
             self._flush()
 
+    def renew_latents(self, newcomers: Sequence[Newcomer]) -> None:
+        """Takes in latent adapters in place of all that are there."""
+        self._gone.update(self._before.latents.names)
+        for newcomer in newcomers:
+            self.add(newcomer)
+
+    def mix(self, source: MixtureSource) -> str:
+        """Takes in a mixture of the latent adapters; none may join after it. Returns its name."""
+        name = source.resolved_name()
+        self._claim(name)
+        self._mixtures.append(
+            {
+                "name": name,
+                "document_id": source.document_id,
+                "weights": self._table.pack(source),
+                "metadata": source.metadata_json(),
+                "created": int(time.time()),
+            }
+        )
+        return name
+
+    def remove(self, name: str) -> None:
+        """Takes an adapter or a mixture out; raises AdapterNotFoundError."""
+        self._gone.add(self._before.info(name).name)
+
     def commit(self) -> list[str]:
-        """Writes what is left and commits; returns the names in joining order."""
+        """Writes what is left and commits; returns the adapters' names in joining order.
+
+        Raises:
+            LibraryError: mixtures would stay while the latent adapters change.
+        """
+        self._refuse_stranded()
         if self._pending:
             self._flush()
         names = []
         with self._manifest.change() as change:
-            for name in self._names.intersection(row.name for row in self._before.rows()):
-                change.mark_removed(self._before.row(name).id)
+            self._take_out(change)
             for written, newcomers, positions in self._written:
                 segment = change.insert_segment(*written)
                 for newcomer, position in zip(newcomers, positions, strict=True):
@@ -97,7 +134,39 @@ class Batch:
                     place["layout"] = change.insert_layout(newcomer.layout)
                     change.insert_adapter({**newcomer.values, **place})
                     names.append(str(newcomer.values["name"]))
+            for values in self._mixtures:
+                change.insert_mixture(values)
         return names
+
+    def _claim(self, name: str) -> None:
+        self.refuse_taken(name)
+        self._names.add(name)
+        if name in self._before:
+            self._gone.add(name)
+
+    @cached_property
+    def _table(self) -> LatentTable:
+        """The latent adapters there will be."""
+        stay = self._before.latents.held.items()
+        latents = {name: modules for name, modules in stay if name not in self._gone}
+        return LatentTable({**latents, **self._latents})
+
+    def _refuse_stranded(self) -> None:
+        """Mixtures know latent adapters by their places, which must not change under them."""
+        stay = self._before.mixtures.keys() - self._gone
+        if stay and (self._latents or self._gone.intersection(self._before.latents.names)):
+            raise LibraryError(
+                "Expected latent adapters to change only together with all that mix them",
+                f"found {len(stay)} mixtures that would stay, such as {min(stay)!r}",
+                "remove these first, or encode all passages anew",
+            )
+
+    def _take_out(self, change: Change) -> None:
+        for name in self._gone:
+            if name in self._before.mixtures:
+                change.delete_mixture(self._before.mixtures[name].id)
+            else:
+                change.mark_removed(self._before.row(name).id)
 
     def _flush(self) -> None:
         order = _by_kind([str(newcomer.values["kind"]) for newcomer in self._pending])

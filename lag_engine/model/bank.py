@@ -6,16 +6,22 @@ when they are gathered. `refresh` follows a library that changes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
 
 from lag_engine.errors import AdapterNotFoundError
-from lag_engine.routing import SLOTS, Slot, Stack
+from lag_engine.model.generated import GeneratedAdapters
+from lag_engine.routing import Slot, Stack
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+
+Kind = Slot | Literal["latent"]
+"""The kinds of stored adapters: those of either slot, and those that mixtures share."""
+
+_KINDS: tuple[Kind, ...] = (*get_args(Slot), "latent")
 
 
 class Shape(Protocol):
@@ -54,16 +60,25 @@ class Snapshot(Protocol):
         """The library's generation at that moment."""
         ...
 
-    def list(self, kind: Slot | None = None, /) -> Iterable[_Info]:
+    @property
+    def mixtures(self) -> Collection[str]:
+        """The names of the passages' mixtures."""
+        ...
+
+    def list(self, kind: Kind | None = None, /) -> Iterable[_Info]:
         """Returns the adapters of one kind."""
         ...
 
-    def modules(self, kind: Slot | None = None, /) -> Mapping[str, Shape]:
-        """Returns the target modules of one kind, or of both."""
+    def modules(self, kind: Kind | None = None, /) -> Mapping[str, Shape]:
+        """Returns the target modules of one kind, or of all."""
         ...
 
-    def stack(self, module: str, kind: Slot, /) -> NamedStack:
+    def stack(self, module: str, kind: Kind, /) -> NamedStack:
         """Returns one module's adapters of one kind."""
+        ...
+
+    def mixture(self, name: str, /) -> Mapping[str, Mapping[str, float]]:
+        """Returns a mixture's weights: module to latent adapter to weight."""
         ...
 
 
@@ -114,12 +129,16 @@ class AdapterBank:
     """The stacks of a library, ready for the modules of one model.
 
     Args:
-        library: an open adapter library, or None for none: then nothing can be applied.
+        library: an open adapter library, or None for none: then nothing stored can be applied.
+
+    Attributes:
+        generated: adapters that were made during requests, beside the library's.
     """
 
     def __init__(self, library: Library | None) -> None:
         self._library = library
-        self._stacks: dict[tuple[str, Slot, torch.device], ResidentStack | None] = {}
+        self._stacks: dict[tuple[str, Kind, torch.device], ResidentStack | None] = {}
+        self.generated = GeneratedAdapters()
         self._read()
 
     @property
@@ -134,12 +153,22 @@ class AdapterBank:
 
     @property
     def modules(self) -> Mapping[str, Shape]:
-        """The modules any adapter updates, with their widths."""
-        return self._modules
+        """The modules any adapter updates, with their widths; generated ones included."""
+        return {**self.generated.modules, **self._modules}
 
-    def names(self, slot: Slot) -> frozenset[str]:
-        """Returns the adapters of the slot's kind."""
-        return self._names[slot]
+    @property
+    def mixtures(self) -> Collection[str]:
+        """The names of the passages' mixtures."""
+        return () if self._snapshot is None else self._snapshot.mixtures
+
+    def names(self, kind: Kind) -> frozenset[str]:
+        """Returns the adapters of a kind."""
+        return self._names[kind]
+
+    def mixture(self, name: str) -> Mapping[str, Mapping[str, float]]:
+        """Returns a mixture's weights: module to latent adapter to weight."""
+        assert self._snapshot is not None
+        return self._snapshot.mixture(name)
 
     def refresh(self) -> bool:
         """Follows the library; returns whether it had changed. Not during a forward pass."""
@@ -148,9 +177,9 @@ class AdapterBank:
         self._read()
         return True
 
-    def stack(self, module: str, slot: Slot, device: torch.device) -> ResidentStack | None:
+    def stack(self, module: str, kind: Kind, device: torch.device) -> ResidentStack | None:
         """Returns a module's adapters of one kind on a device, or None where there are none."""
-        key = (module, slot, device)
+        key = (module, kind, device)
         if key not in self._stacks:
             self._stacks[key] = self._open(*key)
         return self._stacks[key]
@@ -166,23 +195,23 @@ class AdapterBank:
         if unknown:
             raise AdapterNotFoundError.of(unknown, known)
 
-    def _open(self, module: str, slot: Slot, device: torch.device) -> ResidentStack | None:
-        if self._snapshot is None or module not in self._modules_of[slot]:
+    def _open(self, module: str, kind: Kind, device: torch.device) -> ResidentStack | None:
+        if self._snapshot is None or module not in self._modules_of[kind]:
             return None
-        return ResidentStack(self._snapshot.stack(module, slot), device)
+        return ResidentStack(self._snapshot.stack(module, kind), device)
 
     def _read(self) -> None:
         self._stacks.clear()
         shot = self._snapshot = None if self._library is None else self._library.snapshot()
         self._generation = 0 if shot is None else shot.generation
-        self._names: dict[Slot, frozenset[str]] = {
-            slot: frozenset(() if shot is None else (info.name for info in shot.list(slot)))
-            for slot in SLOTS
+        self._names: dict[Kind, frozenset[str]] = {
+            kind: frozenset(() if shot is None else (info.name for info in shot.list(kind)))
+            for kind in _KINDS
         }
-        self._modules_of: dict[Slot, Mapping[str, Shape]] = {
-            slot: {} if shot is None else shot.modules(slot) for slot in SLOTS
+        self._modules_of: dict[Kind, Mapping[str, Shape]] = {
+            kind: {} if shot is None else shot.modules(kind) for kind in _KINDS
         }
-        self._modules = {**self._modules_of["task"], **self._modules_of["knowledge"]}
+        self._modules = {name: s for kind in _KINDS for name, s in self._modules_of[kind].items()}
 
 
 def _resident(tensor: Tensor, device: torch.device) -> Tensor:

@@ -19,12 +19,14 @@ from lag_engine.model.requests import (
 from lag_engine.model.runtime import Runtime
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from types import TracebackType
 
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from lag_engine.adapters.peft_adapter import PeftAdapter
     from lag_engine.model.conversations import Message
     from lag_engine.model.generation import Generation, StreamPiece
     from lag_engine.routing import Plan
@@ -310,6 +312,25 @@ class LAGEngine:
         after = self._prompts.encode_continuation(prompt, continuation)
         self._prompts.check_length(len(before) + len(after), room=0)
         return self._runtime.score(before, after, self._requests.resolve(plan))
+
+    def generated(
+        self, adapters: Mapping[str, PeftAdapter]
+    ) -> AbstractContextManager[tuple[str, ...]]:
+        """Holds adapters in memory that were made for a request, without a library (DyPRAG).
+
+        The context gives their names, in the order of `adapters`, for a `Generated` selection or
+        `plan("dyprag", adapters=names)`; a name ends in a hash of the factors, so equal names mean
+        equal adapters. Requests that begin inside the context keep them to their end.
+
+        Args:
+            adapters: for each name an adapter of this model.
+
+        Raises:
+            AdapterMismatchError: an adapter updates other modules or widths than the model has.
+            AdapterFormatError: its factors do not fit together or are not finite.
+            PlanError: too many bytes are held already.
+        """
+        return self._runtime.generated(adapters)
 
     def lend(self, work: Callable[[PreTrainedModel], R]) -> R:
         """Runs work on the bare model, gradients on, while no request is at it, and waits for it.

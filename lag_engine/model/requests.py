@@ -10,7 +10,7 @@ from lag_engine.errors import GenerationError, PlanError
 from lag_engine.model.generation import Request
 from lag_engine.model.replies import ReplyBuilder
 from lag_engine.model.sampling import Sampling, checked_logprobs
-from lag_engine.routing import SLOTS, Plan
+from lag_engine.routing import MODES, SLOTS, Generated, Pinned, Plan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -120,7 +120,8 @@ class RequestBuilder:
                 f"found {type(plan).__name__}",
                 "Make one with `engine.plan(mode, ...)`",
             )
-        if chosen.slots and self.library is None:
+        needs_library = [s for s in chosen.slots if not isinstance(chosen.selection(s), Generated)]
+        if needs_library and self.library is None:
             raise PlanError(
                 f"Expected a library for mode '{chosen.mode}', which applies adapters",
                 "this engine has none",
@@ -132,6 +133,8 @@ class RequestBuilder:
         """The plan of a mode, flat `adapters` split into slots by their kinds."""
         adapters = options.get("adapters")
         if adapters is None or self.library is None or _is_by_slot(adapters):
+            return Plan.from_mode(mode, **options)
+        if mode in MODES and Pinned not in MODES[mode][1]:  # what is named there has no kind
             return Plan.from_mode(mode, **options)
         return Plan.from_mode(mode, **{**options, "adapters": self._by_kind(adapters)})
 

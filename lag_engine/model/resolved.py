@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 
 from lag_engine.errors import PlanError
+from lag_engine.model.bank import ResidentStack
+from lag_engine.model.generated import stack_of
+from lag_engine.model.mixed import mixed_weights
 from lag_engine.routing import (
     NOT_APPLIED,
     Choice,
@@ -28,9 +31,9 @@ from lag_engine.routing import (
 from lag_engine.routing.scores import accumulation_dtype
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-    from lag_engine.model.bank import AdapterBank, ResidentStack
+    from lag_engine.model.bank import AdapterBank
 
 CHUNK_TOKENS = 512
 """Tokens routed at once: bounds the (T, N) scores of a long prefill."""
@@ -117,15 +120,17 @@ ActiveSlot = RoutedSlot | PinnedSlot | Uncovered
 class ResolvedSelection:
     """One slot's selection over one state of a library; resolved when a module first asks.
 
+    All but routed ones are pinned in the end: a latent selection on the stack of latent adapters,
+    weighted there as its passages' mixtures say, a generated one on a stack of its own.
+
     Args:
         bank: the library's stacks; must not change while this is used.
         slot: where the selection stands.
         selection: what to apply.
 
     Raises:
-        PlanError: a selection this release cannot apply, or an adapter pinned in the slot of the
-            other kind.
-        AdapterNotFoundError: a name that is not in the library.
+        PlanError: an adapter named in the slot of another kind, or where none of its kind can be.
+        AdapterNotFoundError: a name that is not in the library, or is not generated.
     """
 
     def __init__(self, bank: AdapterBank, slot: Slot, selection: Selection) -> None:
@@ -134,19 +139,31 @@ class ResolvedSelection:
         self._bank = bank
         self._selection = selection
         self._active: dict[str, ActiveSlot | None] = {}
+        if isinstance(selection, Latent):
+            self._mixed = mixed_weights(bank, selection)
+        if isinstance(selection, Generated):
+            self._generated = bank.generated.find(selection.names)
 
     def active(self, module: str, device: torch.device) -> ActiveSlot | None:
         """Returns what is done in one module; None where the library has nothing for it."""
         if module not in self._active:
-            stack = self._bank.stack(module, self.slot, device)
-            self._active[module] = None if stack is None else self._over(stack)
+            stack = self._stack(module, device)
+            self._active[module] = None if stack is None else self._over(stack, module)
         return self._active[module]
 
-    def _over(self, stack: ResidentStack) -> ActiveSlot:
+    def _stack(self, module: str, device: torch.device) -> ResidentStack | None:
+        if isinstance(self._selection, Generated):
+            made = stack_of(self._generated, module)
+            return None if made is None else ResidentStack(made, device)
+        kind = "latent" if isinstance(self._selection, Latent) else self.slot
+        return self._bank.stack(module, kind, device)
+
+    def _over(self, stack: ResidentStack, module: str) -> ActiveSlot:
         if isinstance(self._selection, Routed):
             return RoutedSlot(self._selection.router, stack, _allowed(self._selection, stack))
-        assert isinstance(self._selection, Pinned)
-        return _pin(self._selection, stack)
+        if isinstance(self._selection, Latent):
+            return _pin(self._mixed.get(module, {}).items(), stack)
+        return _pin(self._selection.items, stack)
 
 
 class ResolvedPlan(NamedTuple):
@@ -175,11 +192,9 @@ class _Gathered:
         return self._B[rows]
 
 
-def _pin(selection: Pinned, stack: ResidentStack) -> PinnedSlot | Uncovered:
-    """Returns the pinned adapters that update the stack's module."""
-    here = [
-        (stack.row_of[name], weight) for name, weight in selection.items if name in stack.row_of
-    ]
+def _pin(items: Iterable[tuple[str, float]], stack: ResidentStack) -> PinnedSlot | Uncovered:
+    """Returns the pinned adapters, by name and weight, that update the stack's module."""
+    here = [(stack.row_of[name], weight) for name, weight in items if name in stack.row_of]
     if not here:
         return Uncovered(stack, stack.B(torch.zeros(1, dtype=torch.long)).shape[-1])
     rows, weights = zip(*here, strict=True)
@@ -203,16 +218,22 @@ def _allowed(selection: Routed, stack: ResidentStack) -> Tensor | None:
 def _check(bank: AdapterBank, slot: Slot, selection: Selection) -> None:
     """Refuses what cannot be applied, before any forward pass."""
     if isinstance(selection, Latent | Generated):
+        return
+    names = selection.candidates or () if isinstance(selection, Routed) else selection.names
+    _refuse_latent(bank, names)
+    bank.require(names)
+    if isinstance(selection, Pinned):
+        _check_kind(bank, slot, names)
+
+
+def _refuse_latent(bank: AdapterBank, names: Sequence[str]) -> None:
+    latent = [name for name in names if name in bank.mixtures or name in bank.names("latent")]
+    if latent:
         raise PlanError(
-            "Expected the slots to hold Routed or Pinned selections",
-            f"Found {type(selection).__name__} in the {slot} slot: a later release brings it",
-            "Use Pinned with a stored adapter",
+            "Expected adapters that can be pinned or routed to",
+            f"Found {', '.join(map(repr, latent[:5]))}: latent adapters, or mixtures of them",
+            "Apply passages' mixtures by mode 'polyprag' or a Latent selection",
         )
-    if isinstance(selection, Routed):
-        bank.require(selection.candidates or ())
-    else:
-        bank.require(selection.names)
-        _check_kind(bank, slot, selection.names)
 
 
 def _check_kind(bank: AdapterBank, slot: Slot, names: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
+from lag_engine.adapters.base_model import check_base, describe_base
 from lag_engine.model.bank import AdapterBank
 from lag_engine.model.forward import forward_logits, log_probability
 from lag_engine.model.generation import Generation, PieceCutter, Request, Row, StreamPiece
@@ -19,12 +20,13 @@ from lag_engine.model.worker import Job, Worker
 from lag_engine.routing import Plan, RoutingTrace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from lag_engine.adapters.library import AdapterLibrary
+    from lag_engine.adapters.peft_adapter import PeftAdapter
     from lag_engine.model.generation import OnText
 
 R = TypeVar("R")
@@ -62,6 +64,7 @@ class Runtime:
     ) -> None:
         self._model = model
         self._tokenizer = tokenizer
+        self._base = describe_base(model)
         self._surgery = install(model, AdapterBank(library))
         was_training = model.training
         model.eval()
@@ -160,6 +163,19 @@ class Runtime:
                 return work(self._model)
 
         return self._worker.call(lent)
+
+    @contextmanager
+    def generated(self, adapters: Mapping[str, PeftAdapter]) -> Iterator[tuple[str, ...]]:
+        """Holds adapters in memory; yields the names under which plans may apply them."""
+        for adapter in adapters.values():
+            check_base(adapter, self._base, {}, allow_other_base=True)
+        held = self._surgery.bank.generated
+        names = held.add(adapters)
+        try:
+            self._worker.call(lambda _: self._surgery.cover())
+            yield names
+        finally:
+            held.release(names)
 
     def _seat(
         self,

@@ -14,7 +14,7 @@ from lag_engine.model.resolved import ResolvedPlan, ResolvedSelection
 from lag_engine.routing import GROUPED, Form, Plan, Selection, Slot
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from types import TracebackType
 
     from torch import nn
@@ -102,13 +102,24 @@ class Surgery:
             return False
         self._resolved = WeakValueDictionary()
         wanted = self.bank.modules
-        new = {name: self._base(name, wanted[name]) for name in wanted if name not in self._routed}
+        new = self._new(wanted)
         for name in [name for name in self._routed if name not in wanted]:
             self._unwrap(name)
         for name, base in new.items():
             self._wrap(name, base)
         self._generation = self.bank.generation
         return True
+
+    def cover(self) -> None:
+        """Wraps what generated adapters update newly; between forward passes, also of requests.
+
+        Raises:
+            AdapterMismatchError: they update a module the model lacks or of another shape.
+            ModelError: a module is not linear or routed already.
+        """
+        self._require_idle()
+        for name, base in self._new(self.bank.modules).items():
+            self._wrap(name, base)
 
     def resolve(self, plan: Plan) -> ResolvedPlan:
         """Returns a plan over the library as it is now, to be activated until the next `refresh`.
@@ -117,9 +128,9 @@ class Surgery:
         pass.
 
         Raises:
-            PlanError: a selection this release cannot apply, or an adapter pinned in the slot of
-                the other kind.
-            AdapterNotFoundError: a name that is not in the library.
+            PlanError: an adapter named in the slot of another kind, or where none of its kind can
+                be.
+            AdapterNotFoundError: a name that is not in the library, or is not generated.
         """
         selections = []
         for slot in plan.slots:
@@ -170,6 +181,10 @@ class Surgery:
         traceback: TracebackType | None,
     ) -> None:
         self.remove()
+
+    def _new(self, wanted: Mapping[str, Shape]) -> dict[str, nn.Module]:
+        """Returns the model's modules that are wanted and not wrapped yet."""
+        return {name: self._base(name, wanted[name]) for name in wanted if name not in self._routed}
 
     def _wrap(self, name: str, base: nn.Module) -> None:
         routed = RoutedLinear(base, name=name, plans=self._plans, form=self._form)

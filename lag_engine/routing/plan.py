@@ -51,7 +51,7 @@ MODES: dict[str, tuple[_Row, _Row]] = {
 
 _ANYTHING: _Row = (None, Routed, Pinned, Latent, Generated)
 _CUSTOM = {"custom": (_ANYTHING, _ANYTHING), "rag+custom": (_ANYTHING, _ANYTHING)}
-_LATER = {Generated: "DyPRAG's generated adapters", Latent: "Poly-PRAG's latent adapters"}
+_Named = type[Pinned] | type[Latent] | type[Generated]
 
 Names = Weights | Mapping[Slot, Weights]
 Candidates = str | Iterable[str] | Mapping[Slot, Iterable[str] | None]
@@ -136,17 +136,17 @@ class Plan:
             floor: score below which a token stays on the base; lag and +lag.
             candidates: names that may be routed to, for every routed slot or per slot; a name
                 serves the slot of its own kind only.
-            adapters: the pinned adapters, ``{"task": ..., "knowledge": ...}`` or flat where only
-                the knowledge slot is pinned; names, or a weight for each.
+            adapters: what the mode applies by name, ``{"task": ..., "knowledge": ...}`` or flat
+                where only the knowledge slot has names; names, or a weight for each. Of adapters
+                in prag, of mixtures in polyprag, of generated adapters in dyprag.
             knowledge_routed: rag+lag routes the knowledge slot too.
 
         Raises:
-            PlanError: an unknown mode, one that a later release brings, pinned adapters missing or
-                given where none belong, or an option out of range.
+            PlanError: an unknown mode, pinned adapters missing or given where none belong, or an
+                option out of range.
         """
         if mode not in MODES:
             raise _unknown_mode(mode)
-        _refuse_later(mode)
         row = dict(zip(SLOTS, MODES[mode], strict=True))
         if knowledge_routed and Routed not in row["knowledge"]:
             raise PlanError(
@@ -155,7 +155,7 @@ class Plan:
                 "Leave it out; 'rag+lag' takes it, 'lag' always routes both slots",
             )
         router = _router(mode, retrieve_k, score, top_k, temperature, floor)
-        pinned = _pinned(mode, [slot for slot in SLOTS if Pinned in row[slot]], adapters)
+        pinned = _pinned(mode, _named_slots(mode), adapters)
         selections: dict[Slot, Selection | None] = {}
         for slot in SLOTS:
             routed = row[slot] == (Routed,) or (Routed in row[slot] and knowledge_routed)
@@ -181,18 +181,30 @@ def _routed(router: Router, candidates: Candidates | None, slot: Slot) -> Routed
     return Routed(router, names)
 
 
-def _pinned(mode: str, slots: list[Slot], adapters: Names | None) -> dict[Slot, Pinned]:
-    """Returns the pinned selection of each slot that needs one."""
-    given = _by_slot(adapters, slots)
+def _named_slots(mode: str) -> dict[Slot, _Named]:
+    """Returns the slots of a mode that hold adapters by name, and what they hold."""
+    return {
+        slot: filling
+        for slot, fillings in zip(SLOTS, MODES[mode], strict=True)
+        for filling in (Pinned, Latent, Generated)
+        if filling in fillings
+    }
+
+
+def _pinned(
+    mode: str, slots: Mapping[Slot, _Named], adapters: Names | None
+) -> dict[Slot, Selection]:
+    """Returns the selection of each slot that needs names."""
+    given = _by_slot(adapters, list(slots))
     if set(given) != set(slots):
         raise PlanError(
-            f"Expected pinned adapters for {_listed(slots)} in mode {mode!r}",
+            f"Expected pinned adapters for {_listed(list(slots))} in mode {mode!r}",
             f"Found them for {_listed(list(given))}",
             'Pass adapters={"task": names, "knowledge": names} with exactly these slots'
             if slots
             else "Leave adapters out, or choose a mode that pins some, such as 'prag'",
         )
-    return {slot: Pinned(names) for slot, names in given.items()}
+    return {slot: slots[slot](names) for slot, names in given.items()}
 
 
 def _by_slot(adapters: Names | None, slots: list[Slot]) -> dict[Slot, Weights]:
@@ -217,17 +229,6 @@ def _is_nested(adapters: Names) -> bool:
         and all(key in SLOTS for key in adapters)
         and not any(isinstance(value, int | float) for value in adapters.values())
     )
-
-
-def _refuse_later(mode: str) -> None:
-    for fillings in MODES[mode]:
-        for filling in fillings:
-            if filling in _LATER:
-                raise PlanError(
-                    "Expected a mode this release can run",
-                    f"Found {mode!r}: a later release brings {_LATER[filling]}",
-                    "Use 'prag' or 'prag+lag': one stored adapter a document",
-                )
 
 
 def _unknown_mode(mode: str) -> PlanError:

@@ -78,13 +78,20 @@ class Latent:
     """A sparse mix of the library's shared latent adapters (Poly-PRAG, arXiv 2511.17044).
 
     Args:
-        weights: for each document, under its name, the weight of its routing vector.
+        weights: for each document, under its mixture's name in the library, the weight of its
+            routing vector.
     """
 
     items: tuple[tuple[str, float], ...]
+    """(name, weight), sorted by name."""
 
     def __init__(self, weights: Weights) -> None:
         object.__setattr__(self, "items", _sorted_items(weights))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The documents' mixtures, sorted."""
+        return tuple(name for name, _ in self.items)
 
 
 @dataclass(frozen=True)
@@ -92,13 +99,19 @@ class Generated:
     """Adapters made from the passage's text during the request, pinned (DyPRAG, arXiv 2503.23895).
 
     Args:
-        adapters: the names they were registered under, with weights.
+        adapters: the names they were registered under (`LAGEngine.generated`), with weights.
     """
 
     items: tuple[tuple[str, float], ...]
+    """(name, weight), sorted by name."""
 
     def __init__(self, adapters: Weights) -> None:
         object.__setattr__(self, "items", _sorted_items(adapters))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The generated adapters, sorted."""
+        return tuple(name for name, _ in self.items)
 
 
 Selection = Routed | Pinned | Latent | Generated

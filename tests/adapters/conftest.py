@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -104,3 +105,26 @@ def stacked_delta() -> Callable[..., torch.Tensor]:
         return stack.B(row).double().mT @ stack.A(row).double()
 
     return read
+
+
+@pytest.fixture
+def as_format_1() -> Callable[[Path], None]:
+    """Makes of a library without mixtures what the version before them left on disk."""
+
+    def change(path: Path) -> None:
+        with sqlite3.connect(path / "manifest.sqlite") as db:
+            [old] = db.execute("SELECT sql FROM sqlite_master WHERE name = 'adapters'").fetchone()
+            [last] = db.execute(
+                "SELECT seq FROM sqlite_sequence WHERE name = 'adapters'"
+            ).fetchone()
+            db.execute("DROP TABLE mixtures")
+            db.execute("DROP INDEX live_names")
+            db.execute("ALTER TABLE adapters RENAME TO later")
+            db.execute(old.replace(", 'latent'", ""))
+            db.execute("INSERT INTO adapters SELECT * FROM later")
+            db.execute("DROP TABLE later")
+            db.execute("UPDATE sqlite_sequence SET seq = ? WHERE name = 'adapters'", (last,))
+            db.execute("CREATE UNIQUE INDEX live_names ON adapters (name) WHERE NOT is_removed")
+            db.execute("PRAGMA user_version = 1")
+
+    return change

@@ -16,10 +16,11 @@ import warnings
 import pytest
 import torch
 
-from lag_engine.adapters import AdapterLibrary, AdapterSource
+from lag_engine.adapters import AdapterLibrary, AdapterSource, MixtureSource
 
 MODULE = "model.layers.0.self_attn.q_proj"
-DISK = ("segments.py", "manifest.py", "writing.py", "library.py", "store.py", "lock.py")
+DISK = ("segments.py", "manifest.py", "writing.py", "mixtures.py", "schema.py")
+DISK += ("library.py", "store.py", "lock.py")
 
 
 def change_of(kind, library, make_adapter):
@@ -34,8 +35,24 @@ def change_of(kind, library, make_adapter):
         library.remove("adapter-1")
     elif kind == "rename":
         library.rename("adapter-1", "new")
+    elif kind == "mix":
+        mixtures = [passage("p0"), passage("p2", weight=0.25), passage("new")]
+        library.add_mixtures(mixtures, replace=True)
+    elif kind == "renew latents":
+        mixtures = [passage(f"p{i}", weight=2.0) for i in range(3)]
+        library.add_mixtures(mixtures, latents=latents(make_adapter, 30), replace=True)
+    elif kind == "remove mixture":
+        library.remove("p1")
     else:
         library.compact()
+
+
+def latents(make_adapter, seed):
+    return [AdapterSource(make_adapter(seed + i), f"latent-{i}", "latent") for i in range(2)]
+
+
+def passage(name, *, weight=1.0):
+    return MixtureSource(name, {MODULE: {"latent-0": weight, "latent-1": 0.5}}, name)
 
 
 def run_in_child(action) -> int:
@@ -84,6 +101,9 @@ def build(path, make_adapter) -> None:
         for i in range(3):
             library.add(make_adapter(i, rank=i + 1))
         library.remove("adapter-0")
+        library.add_mixtures(
+            [passage(f"p{i}") for i in range(3)], latents=latents(make_adapter, 20)
+        )
 
 
 def outcome(path):
@@ -91,10 +111,24 @@ def outcome(path):
     with AdapterLibrary.open(path, read_only=True) as reader:
         reader.verify()
         stack = reader.stack(MODULE, "task")
-        return stack.names, reader.fingerprint, float(stack.B(torch.arange(len(stack))).sum())
+        shared = reader.stack(MODULE, "latent")
+        mixed = {
+            name: reader.snapshot().mixture(name)[MODULE] for name in reader.snapshot().mixtures
+        }
+        return (
+            stack.names,
+            reader.fingerprint,
+            float(stack.B(torch.arange(len(stack))).sum()),
+            float(shared.B(torch.arange(len(shared))).sum()),
+            mixed,
+        )
 
 
-@pytest.mark.parametrize("kind", ["add", "add_many", "replace", "remove", "rename", "compact"])
+KINDS = ["add", "add_many", "replace", "remove", "rename", "compact"]
+LATENT_KINDS = ["mix", "renew latents", "remove mixture"]
+
+
+@pytest.mark.parametrize("kind", [*KINDS, *LATENT_KINDS])
 def test_a_kill_at_any_line_leaves_the_state_before_or_after(tmp_path, make_adapter, kind):
     def change(path):
         with AdapterLibrary.open(path) as library:
@@ -129,6 +163,35 @@ def assert_clean_after_the_next_writer(path) -> None:
     with AdapterLibrary.open(path) as library:
         named = library.verify().n_segments
     assert len(list((path / "segments").iterdir())) == named
+
+
+def test_a_kill_while_format_1_becomes_format_2_leaves_one_of_the_two(
+    tmp_path, make_adapter, as_format_1
+):
+    with AdapterLibrary.create(tmp_path / "old", base_model=None) as library:
+        library.add(make_adapter(1))
+    as_format_1(tmp_path / "old")
+
+    def opened(path):
+        AdapterLibrary.open(path).close()
+
+    shutil.copytree(tmp_path / "old", tmp_path / "whole")
+    n_lines = count_lines(lambda: opened(tmp_path / "whole"))
+    before = outcome(tmp_path / "whole")
+    for point in random.Random(0).sample(range(1, n_lines), 12):
+        path = tmp_path / f"killed-{point}"
+        shutil.copytree(tmp_path / "old", path)
+        trace, _ = killing_tracer(point)
+
+        def doomed(path=path, trace=trace):
+            sys.settrace(trace)
+            opened(path)
+
+        assert os.WTERMSIG(run_in_child(doomed)) == signal.SIGKILL
+        assert outcome(path) == before
+        with AdapterLibrary.open(path) as library:
+            library.add_mixtures([passage("p")], latents=latents(make_adapter, 20))
+            library.verify()
 
 
 @pytest.mark.parametrize(

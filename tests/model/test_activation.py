@@ -11,7 +11,7 @@ from lag_engine.errors import AdapterNotFoundError, ModelError, PlanError
 from lag_engine.model.activation import Part
 from lag_engine.model.bank import AdapterBank
 from lag_engine.model.surgery import install
-from lag_engine.routing import LAG, Generated, Latent, Pinned, Plan, Recorder, Routed
+from lag_engine.routing import LAG, Pinned, Plan, Recorder, Routed
 
 FAMILIES = ["llama", "qwen2", "gpt2"]
 PLANS = {
@@ -225,13 +225,6 @@ def test_an_adapter_pinned_in_the_other_kinds_slot_is_refused(routed):
     _, surgery = routed
     with pytest.raises(PlanError, match="'task1' of the other kind"):
         surgery.activate([Plan.from_mode("prag", adapters=["task1"])]).__enter__()
-
-
-@pytest.mark.parametrize("selection", [Latent("z0"), Generated("g0")])
-def test_selections_of_later_releases_are_refused_before_any_forward(selection, routed):
-    _, surgery = routed
-    with pytest.raises(PlanError, match="later release"):
-        surgery.activate([Plan("custom", knowledge=selection)]).__enter__()
 
 
 def test_a_batch_needs_a_plan(routed):

@@ -25,9 +25,11 @@ PINNED = {
     "prag+lag": ["d1"],
     "rag+prag+lag": {"d1": 0.5},
     "oracle": {"task": "t", "knowledge": ["d1"]},
+    "dyprag": ["g1"],
+    "polyprag": ["m1", "m2"],
+    "dyprag+lag": {"g1": 0.5},
+    "polyprag+lag": {"knowledge": {"m1": 2}},
 }
-LATER = ["dyprag", "polyprag", "dyprag+lag", "polyprag+lag"]
-NOW = [mode for mode in MODES if mode not in LATER]
 
 TABLE = {
     "base": (False, None, None),
@@ -40,6 +42,10 @@ TABLE = {
     "prag+lag": (False, LAG, Pinned),
     "rag+prag+lag": (True, LAG, Pinned),
     "oracle": (False, Pinned, Pinned),
+    "dyprag": (False, None, Generated),
+    "polyprag": (False, None, Latent),
+    "dyprag+lag": (False, LAG, Generated),
+    "polyprag+lag": (False, LAG, Latent),
 }
 
 
@@ -51,20 +57,21 @@ def _type(selection):
     return None if selection is None else type(selection)
 
 
-@pytest.mark.parametrize("mode", NOW)
+@pytest.mark.parametrize("mode", MODES)
 def test_each_mode_is_its_row_of_the_design_table(mode):
     plan = Plan.from_mode(mode, adapters=PINNED.get(mode))
     assert (plan.reads_documents, held(plan.task), held(plan.knowledge)) == TABLE[mode]
 
 
 def test_the_table_is_complete():
-    assert set(TABLE) == set(NOW)
+    assert set(TABLE) == set(MODES)
 
 
-@pytest.mark.parametrize("mode", LATER)
-def test_a_later_mode_raises_and_says_so(mode):
-    with pytest.raises(PlanError, match="later release"):
-        Plan.from_mode(mode, adapters=["d1"])
+@pytest.mark.parametrize("mode", ["prag", "polyprag", "dyprag"])
+def test_names_and_weights_reach_the_modes_own_selection(mode):
+    selection = Plan.from_mode(mode, adapters={"b": 0.5, "a": 1}).knowledge
+    assert selection.items == (("a", 1.0), ("b", 0.5))
+    assert selection.names == ("a", "b")
 
 
 def test_an_unknown_mode_lists_the_modes():
@@ -171,6 +178,8 @@ def test_the_key_names_the_whole_plan():
         Plan.from_mode("prag", adapters=["a"]),
         Plan.from_mode("prag", adapters={"a": 0.5}),
         Plan.from_mode("prag", adapters=["b"]),
+        Plan.from_mode("polyprag", adapters=["a"]),
+        Plan.from_mode("dyprag", adapters=["a"]),
     ]
     assert len({plan.key for plan in plans}) == len(plans)
 
