@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pytest
+from langchain_core.callbacks import BaseCallbackHandler
 
 from lag_engine import Generation, Plan, StreamPiece, TokenLogprob, ToolCall, Usage
 from lag_integrations.engines import release_engine
@@ -166,6 +167,30 @@ class ScriptedEngine:
 def _likely(token_id: int, n_alternatives: int) -> TokenLogprob:
     alternatives = (TokenLogprob(i, f"t{i}", -1.0 - i) for i in range(n_alternatives))
     return TokenLogprob(token_id, f"t{token_id}", -0.5, tuple(alternatives))
+
+
+class Record(BaseCallbackHandler):
+    """Keeps what callbacks are told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, Any]] = []
+
+    def on_llm_new_token(self, token: Any, **kwargs: Any) -> None:
+        self.told.append(("token", token))
+
+    def on_llm_end(self, response: Any, **kwargs: Any) -> None:
+        self.told.append(("end", response))
+
+    def on_llm_error(self, error: BaseException, **kwargs: Any) -> None:
+        self.told.append(("error", error))
+
+    def of(self, kind: str) -> list[Any]:
+        return [value for name, value in self.told if name == kind]
+
+
+@pytest.fixture
+def record() -> type[Record]:
+    return Record
 
 
 @pytest.fixture

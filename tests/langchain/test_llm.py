@@ -7,7 +7,6 @@ import json
 
 import pytest
 from langchain_core.caches import InMemoryCache
-from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.load import dumps, load
 from langchain_core.load.dump import dumpd
 from langchain_core.prompts import PromptTemplate
@@ -15,18 +14,6 @@ from langchain_core.runnables import RunnableLambda
 
 from lag_engine import Plan, PlanError
 from lag_integrations.langchain import LAGLLM
-
-
-class Events(BaseCallbackHandler):
-    def __init__(self):
-        self.tokens = []
-        self.results = []
-
-    def on_llm_new_token(self, token, **kwargs):
-        self.tokens.append(token)
-
-    def on_llm_end(self, response, **kwargs):
-        self.results.append(response)
 
 
 @pytest.fixture
@@ -72,14 +59,14 @@ def test_generations_tell_their_usage_and_routing(llm):
     assert usage == {"input_tokens": 2, "output_tokens": 3, "total_tokens": 5}
 
 
-async def test_streams_tell_their_tokens_themselves(llm):
-    events = Events()
+async def test_streams_tell_their_tokens_themselves(llm, record):
+    events = record()
     assert list(llm.stream("a", {"callbacks": [events]})) == ["Paris", " is", " fine"]
-    assert events.tokens == ["Paris", " is", " fine"]
-    (result,) = events.results
+    assert events.of("token") == ["Paris", " is", " fine"]
+    (result,) = events.of("end")
     assert result.generations[0][0].generation_info["finish_reason"] == "stop"
-    events = Events()
-    assert await drained(llm.astream("a", {"callbacks": [events]})) == events.tokens
+    events = record()
+    assert await drained(llm.astream("a", {"callbacks": [events]})) == events.of("token")
 
 
 CONFIG = {"configurable": {"lag_mode": "prag", "lag_adapters": ["d1"]}}
