@@ -109,7 +109,7 @@ def test_the_config_arrives_by(llm, engine, way):
 def test_the_config_outlasts(llm, engine, wrapper, call):
     wrapped = WRAPPED[wrapper](llm)
     if call == "events v3" and "structured" in wrapper:
-        call = "events v2"  # a chain's newest events are the graph's, not the model's
+        call = "events v2"  # LangChain has v3 for models and graphs only, not for chains
     SYNC[call](wrapped)
     assert engine.calls
     assert plans(engine) == {PINNED}
