@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import chromadb
 from langchain_classic.chains import create_retrieval_chain
 from langchain_core.documents import Document
 from langchain_core.messages import AIMessage
@@ -23,6 +22,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from lag_engine import tiny
+from lag_integrations.chroma import open_client
 from lag_integrations.heat_map import write_heat_map
 from lag_integrations.langchain.chat_model import LAGChatModel
 from lag_integrations.langchain.chroma import index_documents, open_collection
@@ -134,10 +134,10 @@ def _silence_libraries() -> None:
 
 
 def _indexed(folder: Path) -> VectorStore:
-    folder.mkdir(parents=True, exist_ok=True)
     embeddings = LocalEmbeddings(tiny.embedder_path())
-    client = chromadb.PersistentClient(str(folder))
-    store = open_collection(client, "lag-tiny", embeddings, embedding_name="lag-tiny-embedder")
+    # Another embedder's vectors are refused, so each has a collection of its own.
+    name = f"lag-tiny-{embeddings.embedding_model.revision}"
+    store = open_collection(open_client(folder), name, embeddings)
     documents = [
         Document(d.text, id=d.id, metadata={"title": d.title, "document_id": d.id})
         for d in tiny.documents()
