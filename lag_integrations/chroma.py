@@ -167,7 +167,8 @@ def replace_entries(client: ClientAPI, collection: Collection, entries: Sequence
     """Puts the entries in, in place of those of the same ids; returns how many.
 
     Deletes first: Chroma's `add` would ignore a known id, and its `upsert` keep old metadata. Goes
-    in batches of the size that the client takes.
+    in batches of the size that the client takes. Any thread may call it; a query that comes between
+    the two steps misses the batch's old entries.
 
     Args:
         client: the collection's.
@@ -178,7 +179,7 @@ def replace_entries(client: ClientAPI, collection: Collection, entries: Sequence
         LagError: an id is missing or repeated, a vector has another dimension than the
             collection's, metadata cannot be stored, or another process writes the folder.
     """
-    _check_ids([entry.id for entry in entries])
+    check_ids([entry.id for entry in entries])
     for entry in entries:
         _check_metadata(entry)
     become_writer(client)
@@ -186,7 +187,7 @@ def replace_entries(client: ClientAPI, collection: Collection, entries: Sequence
     for start in range(0, len(entries), size):
         batch = entries[start : start + size]
         ids = [entry.id for entry in batch]
-        with refusals(collection.name):
+        with _lock, refusals(collection.name):
             _check_dimension(collection, batch)
             collection.delete(ids=ids)
             collection.add(
@@ -196,6 +197,22 @@ def replace_entries(client: ClientAPI, collection: Collection, entries: Sequence
                 metadatas=[_present(entry.metadata) for entry in batch],  # type: ignore[misc]
             )
     return len(entries)
+
+
+def check_ids(ids: Sequence[str]) -> None:
+    """Raises LagError if an id is empty or repeated."""
+    if not all(ids):
+        raise LagError(
+            "Expected documents with an id",
+            f"found {sum(not i for i in ids)} without among {len(ids)}",
+            "Give each its own, so that indexing again replaces it",
+        )
+    if len(set(ids)) < len(ids):
+        raise LagError(
+            "Expected one id per document",
+            f"found {len(ids) - len(set(ids))} repeated among {len(ids)}",
+            "Give each passage an id of its own",
+        )
 
 
 def become_writer(client: ClientAPI) -> None:
@@ -253,21 +270,6 @@ def _is_legal(name: str) -> bool:
     is_plain = re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,510}[a-zA-Z0-9]", name)
     is_address = re.fullmatch(r"\d+(\.\d+){3}", name)
     return bool(is_plain) and ".." not in name and not is_address
-
-
-def _check_ids(ids: Sequence[str]) -> None:
-    if not all(ids):
-        raise LagError(
-            "Expected documents with an id",
-            f"found {sum(not i for i in ids)} without among {len(ids)}",
-            "Give each its own, so that indexing again replaces it",
-        )
-    if len(set(ids)) < len(ids):
-        raise LagError(
-            "Expected one id per document",
-            f"found {len(ids) - len(set(ids))} repeated among {len(ids)}",
-            "Give each passage an id of its own",
-        )
 
 
 def _check_metadata(entry: Entry) -> None:

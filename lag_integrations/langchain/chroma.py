@@ -15,6 +15,7 @@ from lag_engine import LagError
 from lag_integrations.chroma import (
     Entry,
     become_writer,
+    check_ids,
     open_client,
     refusals,
     replace_entries,
@@ -85,6 +86,9 @@ class LAGChroma(Chroma):
     ) -> list[str]:
         """Puts the texts in, in place of those of the same ids; returns the ids.
 
+        What stands there already, unchanged and by the same revision of the embedding model, is not
+        embedded again.
+
         Args:
             texts: any number.
             metadatas: one for each text.
@@ -98,15 +102,42 @@ class LAGChroma(Chroma):
         contents = list(texts)
         names = [name or str(uuid.uuid4()) for name in ids or [""] * len(contents)]
         notes: Sequence[dict[str, Any]] = metadatas or [{}] * len(contents)
+        check_ids(names)
+        kept = self._unchanged(names, contents, notes)
+        rows = [i for i, name in enumerate(names) if name not in kept]
         assert self._embedding_function is not None
-        vectors = self._embedding_function.embed_documents(contents)
-        entries = [Entry(*parts) for parts in zip(names, contents, vectors, notes, strict=True)]
+        vectors = self._embedding_function.embed_documents([contents[i] for i in rows])
+        entries = [
+            Entry(names[i], contents[i], vector, notes[i])
+            for i, vector in zip(rows, vectors, strict=True)
+        ]
         replace_entries(self._client, self._collection, entries)
         return names
+
+    def _unchanged(
+        self, ids: Sequence[str], texts: Sequence[str], metadatas: Sequence[dict[str, Any]]
+    ) -> set[str]:
+        """The ids whose entries would become what they are."""
+        if not self._embedding_model.revision:
+            return set()
+        notes = [{k: v for k, v in m.items() if v is not None} for m in metadatas]
+        asked = dict(zip(ids, zip(texts, notes, strict=True), strict=True))
+        size = self._client.get_max_batch_size()
+        same: set[str] = set()
+        for start in range(0, len(ids), size):
+            batch = self.get_by_ids(ids[start : start + size])
+            same |= {d.id for d in batch if d.id and asked[d.id] == (d.page_content, d.metadata)}
+        return same
 
     def update_documents(self, ids: list[str], documents: list[Document]) -> None:
         """Replaces the documents of these ids, metadata and all."""
         self.add_documents(documents, ids=ids)
+
+    def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
+        """The documents of these ids; the stock store fails for one without metadata."""
+        found = self.get(ids=list(ids))
+        parts = zip(found["ids"], found["documents"], found["metadatas"], strict=True)
+        return [Document(text, id=name, metadata=notes or {}) for name, text, notes in parts]
 
     def delete(self, ids: list[str] | None = None, **kwargs: Any) -> None:
         """Deletes the documents of these ids, or those that a `where` filter names."""

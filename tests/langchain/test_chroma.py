@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
+from pydantic import Field
 
 from lag_engine import LagError
 from lag_integrations.chroma import close_client, open_client
+from lag_integrations.embedding_model import EmbeddingModel
+from lag_integrations.langchain import ParametricRetriever
 from lag_integrations.langchain.chroma import LAGChroma, index_documents, open_collection
 
 
@@ -136,3 +141,42 @@ def test_embeddings_may_name_their_model(client):
     open_collection(client, "world", Named(size=8))
     with pytest.raises(LagError, match="embedded by 'named'"):
         open_collection(client, "world", Named(size=8, model_name="other"))
+
+
+class CountingEmbedding(DeterministicFakeEmbedding):
+    texts: list[str] = Field(default_factory=list)
+    embedding_model: EmbeddingModel = EmbeddingModel("counting", "1")
+
+    def embed_documents(self, texts):
+        self.texts.extend(texts)
+        return super().embed_documents(texts)
+
+
+def test_indexing_again_embeds_only_what_has_changed(client):
+    embeddings = CountingEmbedding(size=8)
+    store = open_collection(client, "world", embeddings)
+    documents = [Document(str(i), id=str(i), metadata={"n": i, "no": None}) for i in range(4)]
+    index_documents(store, documents)
+    documents[1].page_content, documents[2].metadata = "new", {}
+    index_documents(store, documents)
+    assert embeddings.texts == ["0", "1", "2", "3", "new", "2"]
+    assert [d.metadata for d in store.get_by_ids(["1", "2"])] == [{"n": 1}, {}]
+
+
+def test_documents_are_found_and_deleted_by_their_metadata(open_store):
+    store = open_store()
+    for name in ("a", "b"):
+        store.add_texts(["one", "two"], [{"document_id": name}] * 2, [f"{name}1", f"{name}2"])
+    only = {"filter": {"document_id": "a"}}
+    found = ParametricRetriever(source=store, k=4, search_kwargs=only).invoke("one")
+    assert {d.id for d in found} == {"a1", "a2"}
+    store.delete(where={"document_id": "a"})
+    assert set(store.get()["ids"]) == {"b1", "b2"}
+
+
+def test_trap_threads_that_write_the_same_documents_leave_one_of_each(open_store):
+    store = open_store()
+    documents = [Document("t", id=str(i), metadata={"n": i}) for i in range(20)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: store.add_documents(documents), range(8)))
+    assert len(store.get()["ids"]) == 20

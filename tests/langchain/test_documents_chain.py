@@ -8,6 +8,7 @@ from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.language_models import FakeListChatModel
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate, PromptTemplate
+from langchain_core.runnables import RunnableLambda
 from langchain_core.vectorstores import InMemoryVectorStore
 from pydantic import BaseModel
 
@@ -150,7 +151,7 @@ async def test_streaming_is_piecewise_and_ends_with_the_metadata(llm):
     assert [c.content for c in chunks] == ["Paris", " is", " fine"]
 
 
-def test_the_stock_retrieval_chain_takes_it(llm, engine):
+def test_trap_in_the_stock_retrieval_chain_the_trace_is_not_lost(llm, engine):
     store = InMemoryVectorStore(DeterministicFakeEmbedding(size=8))
     store.add_documents(DOCUMENT_LIST)
     retriever = ParametricRetriever(source=store, k=2)
@@ -158,6 +159,7 @@ def test_the_stock_retrieval_chain_takes_it(llm, engine):
     result = chain.invoke({"input": "Q?"})
     assert len(result["context"]) == 2
     assert result["answer"].content == "Paris is fine"
+    assert result["answer"].response_metadata["lag_routing"]["mode"] == "prag+lag"
     assert set(result["answer"].response_metadata["lag_documents"]["adapters"]) == {"a", "b"}
 
 
@@ -178,6 +180,19 @@ def test_a_model_without_a_library_takes_every_document_as_text(llm, engine):
     engine.library = None
     answer = ask(make_chain(llm, documents="adapters"), DOCUMENT_LIST)
     assert answer.response_metadata["lag_documents"]["fallback"] == ["doc-a", "doc-b"]
+
+
+def test_a_chain_of_the_users_own_can_bind_the_adapters(llm, engine):
+    def parametric(documents):
+        return PROMPT | llm.bind(
+            mode="prag", adapters=[d.metadata["adapter_id"] for d in documents]
+        )
+
+    chain = RunnableLambda(
+        lambda inputs: parametric(inputs["context"]).invoke(inputs | {"context": ""})
+    )
+    ask(chain, DOCUMENT_LIST)
+    assert prompt_and_plan(engine) == ("Q?", Plan.from_mode("prag", adapters=["a", "b"]))
 
 
 class Answer(BaseModel):

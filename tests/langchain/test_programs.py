@@ -172,6 +172,26 @@ async def test_trap_an_agents_documents_reach_its_model_by_the_tool_alone(
     assert record.get("adapters", []) == (["doc-rosa-sinclair"] if name == "prag_lag" else [])
 
 
+@pytest.mark.filterwarnings("ignore:create_react_agent has been moved")
+def test_trap_an_agents_trace_stands_on_one_streamed_message_and_in_its_checkpoint(
+    program, retriever, make_llm, engine, on_tiny
+):
+    engine.library = on_tiny
+    llm, options = make_llm(SearchingEngine(engine)), {"checkpointer": InMemorySaver()}
+    agent = program("agent_prag_lag").make_agent(llm, retriever, **options)
+    config = {"configurable": {"thread_id": "1"}}
+    asked = {"messages": [("user", "What is the occupation of Rosa Sinclair?")]}
+    streamed = list(agent.stream(asked, config, stream_mode="messages"))
+    told = [c.response_metadata["lag_documents"] for c, _ in streamed if applied(c)]
+    kept = agent.get_state(config).values["messages"][-1].response_metadata
+    assert told == [kept["lag_documents"]]
+    assert kept["lag_routing"]["mode"] == "prag+lag"
+
+
+def applied(message):
+    return message.response_metadata.get("lag_documents", {}).get("adapters")
+
+
 @pytest.fixture(scope="module")
 def on_tiny():
     """The shipped library."""
