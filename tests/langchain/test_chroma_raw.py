@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import textwrap
+import time
+from pathlib import Path
 
 import chromadb
 import pytest
@@ -209,3 +212,35 @@ def test_clients_in_memory_need_no_lock():
     client = chromadb.EphemeralClient()
     collection = open_collection(client, collection_name(__name__), embedding=MODEL)
     assert replace_entries(client, collection, [entry("a")]) == 1
+
+
+@pytest.fixture
+def server(tmp_path):
+    """The url of a Chroma server on a free port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    chroma = str(Path(sys.executable).with_name("chroma"))
+    command = [chroma, "run", "--path", str(tmp_path), "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        yield f"http://localhost:{port}"
+        process.terminate()
+
+
+@pytest.mark.slow
+def test_trap_by_url_a_query_sees_another_client_s_write_at_once(server):
+    clients = [wait_for(server) for _ in range(2)]
+    first, second = (open_collection(c, "world", embedding=MODEL) for c in clients)
+    replace_entries(clients[0], first, [entry("a")])
+    assert nearest(second) == ["a"]
+    replace_entries(clients[1], second, [entry("b", (0.0, 1.0))])
+    assert nearest(first) == ["b", "a"]
+
+
+def wait_for(url):
+    for _ in range(100):
+        try:
+            return open_client(url=url)
+        except LagError:
+            time.sleep(0.2)
+    raise TimeoutError(url)
