@@ -17,6 +17,7 @@ from lag_engine.errors import (
     DeadAdapterWarning,
     DocumentError,
     DuplicateAdapterError,
+    EvaluationError,
     GenerationError,
     LagError,
     LibraryCorruptError,
@@ -32,12 +33,15 @@ if TYPE_CHECKING:
     from lag_engine.adapters.audit import AuditReport, audit
     from lag_engine.adapters.info import AdapterInfo, AdapterSource
     from lag_engine.adapters.library import AdapterLibrary
+    from lag_engine.adapters.mixtures import MixtureSource
     from lag_engine.adapters.peft_format import PeftAdapter, read_peft, write_peft
     from lag_engine.aio import iterate
     from lag_engine.documents.augment import Augmenter
     from lag_engine.documents.folder import Document, FolderReader
     from lag_engine.documents.pairs_file import PairsFile
     from lag_engine.documents.passages import Passage, QuestionAnswer
+    from lag_engine.documents.polyprag import PolyPRAG
+    from lag_engine.documents.polyprag_settings import PolyPRAGSettings
     from lag_engine.documents.prag import PRAG
     from lag_engine.documents.prag_settings import PRAGSettings
     from lag_engine.documents.store import DocumentStore, IndexEntry, SyncReport, VectorIndex
@@ -69,6 +73,7 @@ _HOMES = {
     "LAGEngine": "model.engine",
     "Latent": "routing.selections",
     "MODES": "routing.plan",
+    "MixtureSource": "adapters.mixtures",
     "PRAG": "documents.prag",
     "PRAGSettings": "documents.prag_settings",
     "PairsFile": "documents.pairs_file",
@@ -76,6 +81,8 @@ _HOMES = {
     "PeftAdapter": "adapters.peft_format",
     "Pinned": "routing.selections",
     "Plan": "routing.plan",
+    "PolyPRAG": "documents.polyprag",
+    "PolyPRAGSettings": "documents.polyprag_settings",
     "QuestionAnswer": "documents.passages",
     "Routed": "routing.selections",
     "RoutingTrace": "routing.trace",
@@ -115,6 +122,7 @@ __all__ = [
     "DocumentError",
     "DocumentStore",
     "DuplicateAdapterError",
+    "EvaluationError",
     "FolderReader",
     "Generated",
     "Generation",
@@ -127,6 +135,7 @@ __all__ = [
     "LibraryCorruptError",
     "LibraryError",
     "LibraryLockedError",
+    "MixtureSource",
     "ModelError",
     "PRAGSettings",
     "PairsFile",
@@ -135,6 +144,8 @@ __all__ = [
     "Pinned",
     "Plan",
     "PlanError",
+    "PolyPRAG",
+    "PolyPRAGSettings",
     "PromptTooLongError",
     "QuestionAnswer",
     "Routed",

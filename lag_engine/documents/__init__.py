@@ -4,6 +4,8 @@ from lag_engine.documents.augment import AugmentChain, Augmenter
 from lag_engine.documents.folder import Document, FolderReader
 from lag_engine.documents.pairs_file import PairsFile
 from lag_engine.documents.passages import Passage, QuestionAnswer
+from lag_engine.documents.polyprag import PolyPRAG
+from lag_engine.documents.polyprag_settings import PolyPRAGSettings
 from lag_engine.documents.prag import PRAG
 from lag_engine.documents.prag_settings import PRAGSettings
 from lag_engine.documents.splitting import split_text
@@ -22,6 +24,8 @@ __all__ = [
     "PRAGSettings",
     "PairsFile",
     "Passage",
+    "PolyPRAG",
+    "PolyPRAGSettings",
     "QuestionAnswer",
     "StackedBatch",
     "StepLosses",

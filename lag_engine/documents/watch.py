@@ -57,6 +57,11 @@ class TrainingWatch:
         self._n_epochs += losses.is_running
         self._log.write([self._row(g) for g in losses.is_running.nonzero().flatten().tolist()])
 
+    @property
+    def n_passages(self) -> int:
+        """How many are trained."""
+        return len(self._group)
+
     def finish(self) -> None:
         """Moves the bar over what an early stop left out, and refuses what came to nothing."""
         self._bar.advance(max(self._left, 0.0))
