@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from llama_index.core.schema import BaseNode
 
-from lag_integrations.adapter_index import USABLE, AdapterIndex, Finding
+from lag_integrations.adapter_index import AdapterIndex, Finding
 from lag_integrations.document_use import Source
 
 if TYPE_CHECKING:
@@ -28,18 +28,21 @@ def index_of(library: AdapterLibrary | str | Path | None) -> AdapterIndex:
 
 def find_adapter(node: BaseNode, index: AdapterIndex) -> Finding:
     """The adapter that the node's metadata names, else that of the node or of its document."""
-    ids = (node.metadata.get("document_id"), node.node_id, node.ref_doc_id)
-    findings = [index.find(node.metadata, str(i)) for i in ids if i]
+    findings = [index.find(node.metadata, document_id) for document_id in _ids(node)]
     return next((finding for finding in findings if finding.status != "none"), findings[0])
 
 
 def source_of(node: BaseNode, index: AdapterIndex) -> Source:
-    """The node for `decide`; its adapter only if both the node and the library allow it."""
-    known = node.metadata.get("adapter_status")
-    finding = find_adapter(node, index)
-    usable = finding.status in USABLE and (known is None or known in USABLE)
+    """The node for `decide`, with its adapter if both the node and the library allow it."""
+    usable = (index.usable(node.metadata, document_id) for document_id in _ids(node))
     label = str(node.metadata.get("document_id") or node.ref_doc_id or node.node_id)
-    return Source(label, finding.name if usable else None)
+    return Source(label, next((name for name in usable if name), None))
+
+
+def _ids(node: BaseNode) -> list[str]:
+    """Under which an adapter may have been made, the closest first."""
+    ids = (node.metadata.get("document_id"), node.node_id, node.ref_doc_id)
+    return [str(i) for i in ids if i]
 
 
 def annotate(node: BaseNode, finding: Finding) -> None:

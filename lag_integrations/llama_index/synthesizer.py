@@ -48,6 +48,9 @@ class ParametricSynthesizer(BaseSynthesizer):
 
     All text goes into one prompt; what the model cannot read whole is an error, never cut.
 
+    Give `index.as_query_engine(llm=llm, response_synthesizer=...)` the LLM as well: core asks for
+    one, by default OpenAI's, before it looks at the synthesizer.
+
     Args:
         llm: a `LAGLLM`; None takes `Settings.llm`. It is not changed: a callback manager given to
             the synthesizer is heard by a copy, and only if the LLM has none of its own.

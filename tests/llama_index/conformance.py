@@ -45,6 +45,7 @@ from llama_index.core.callbacks import (
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers.base import BaseEventHandler
 from llama_index.core.llms import LLM
+from llama_index.core.memory import ChatMemoryBuffer
 from llama_index.core.tools import FunctionTool
 from pydantic import BaseModel, Field
 
@@ -123,6 +124,11 @@ class Switches:
     def copy_of(self, llm: LLM, **changes: Any) -> LLM:
         """The LLM with other constructor arguments."""
         return type(llm).from_dict(llm.to_dict(), **changes)
+
+
+def memory() -> ChatMemoryBuffer:
+    """Core's default memory leaves its database open."""
+    return ChatMemoryBuffer.from_defaults(token_limit=500)
 
 
 def user(text: str) -> list[ChatMessage]:
@@ -657,7 +663,7 @@ class Tools(Base):
 
     async def test_a_function_agent_comes_to_an_end(self, tool_llm: LLM) -> None:
         agent = FunctionAgent(tools=[WEATHER], llm=tool_llm, initial_tool_choice="get_weather")
-        response = await agent.run(self.question_for_tool, max_iterations=5)
+        response = await agent.run(self.question_for_tool, memory=memory(), max_iterations=5)
         assert response.tool_calls
         assert response.tool_calls[0].tool_output.content.startswith("Sunny in ")
 

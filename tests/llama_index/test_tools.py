@@ -8,6 +8,7 @@ import pytest
 from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.core.base.llms.types import TextBlock, ThinkingBlock, ToolCallBlock
 from llama_index.core.llms import ChatMessage
+from llama_index.core.memory import ChatMemoryBuffer
 from llama_index.core.program import FunctionCallingProgram
 from llama_index.core.tools import FunctionTool
 from pydantic import BaseModel
@@ -16,6 +17,11 @@ from lag_engine import GenerationError
 
 # Workflows read every attribute of an agent, pydantic's deprecated ones too.
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecationWarning")
+
+
+def memory():
+    """Core's default memory leaves its database open."""
+    return ChatMemoryBuffer.from_defaults(token_limit=500)
 
 
 def add(a: int, b: int) -> int:
@@ -153,7 +159,7 @@ async def test_function_calling_programs_work_whole_and_streamed(caller):
 async def test_a_function_agent_calls_and_answers(caller):
     llm, engine = caller(calling(call(a=1, b=2)), "It is 3.")
     agent = FunctionAgent(tools=[ADD], llm=llm, system_prompt="You add.")
-    response = await agent.run("1 + 2")
+    response = await agent.run("1 + 2", memory=memory())
     assert str(response) == "It is 3."
     assert [c.tool_output.content for c in response.tool_calls] == ["3"]
     assistant, result = engine.prompt[-2:]
@@ -163,7 +169,7 @@ async def test_a_function_agent_calls_and_answers(caller):
 
 async def test_an_agent_without_tools_just_answers(caller):
     llm, engine = caller("Hello.")
-    assert str(await FunctionAgent(tools=[], llm=llm).run("Hi")) == "Hello."
+    assert str(await FunctionAgent(tools=[], llm=llm).run("Hi", memory=memory())) == "Hello."
     assert "tools" not in engine.options
 
 
@@ -178,7 +184,7 @@ def test_a_conversation_with_calls_is_refused_by_a_model_that_has_none(caller):
 async def test_adapters_of_the_llm_hold_inside_an_agent(caller):
     llm, engine = caller(calling(call(a=1, b=2)), "It is 3.")
     pinned = llm.with_adapters(["d1"], mode="prag+lag")
-    await FunctionAgent(tools=[ADD], llm=pinned).run("1 + 2")
+    await FunctionAgent(tools=[ADD], llm=pinned).run("1 + 2", memory=memory())
     assert {options["plan"].key for _, options in engine.calls} == {
         engine.plan("prag+lag", adapters=["d1"]).key
     }
