@@ -13,6 +13,7 @@ LagError
 ├── PlanError
 ├── ModelError
 ├── DocumentError                   a passage, a file or an augmentation cannot be used
+├── EvaluationError                 records, questions or results cannot be evaluated
 └── GenerationError
     ├── PromptTooLongError
     └── BusyError                   too many requests wait already
@@ -115,6 +116,10 @@ class ModelError(LagError):
 
 class DocumentError(LagError):
     """A passage, a file of documents, or what was made of one cannot be used."""
+
+
+class EvaluationError(LagError):
+    """Records, questions or a results file cannot be evaluated."""
 
 
 class GenerationError(LagError):

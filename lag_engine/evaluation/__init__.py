@@ -1,0 +1,1 @@
+"""What is claimed, measured: official scores, experiments that resume, and reports."""
