@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import textwrap
 
 import pytest
 from llama_index.core.llms import ChatMessage, LLMMetadata
 
-from lag_engine import GenerationError, LagError, ModelError, Plan, PlanError
+import lag_integrations.llama_index
+from lag_engine import GenerationError, Guide, LagError, ModelError, Plan, PlanError, tiny
 from lag_integrations.engines import loaded_engine
 from lag_integrations.llama_index import LAGLLM
 
@@ -226,3 +228,35 @@ def test_closing_a_stream_ends_the_generation(make_llm, slow_engine):
     stream.close()
     assert slow_engine.ended.is_set()
     assert slow_engine.n_pieces == 1
+
+
+async def test_log_probabilities_come_with_every_kind_of_answer(tiny_llm):
+    whole = tiny_llm.chat(ASK, logprobs=2)
+    assert len(whole.logprobs) == whole.raw["usage"]["completion_tokens"]
+    for token in whole.logprobs:
+        assert len(token) == 2  # greedy: the chosen one is the likeliest of the two
+        assert token[0].logprob <= 0
+        assert token[0].logprob >= token[1].logprob
+        assert bytes(token[0].bytes).decode() == token[0].token
+    streamed = [r async for r in await tiny_llm.astream_chat(ASK, logprobs=2)]
+    assert [t for r in streamed for t in r.logprobs or ()] == whole.logprobs
+    assert tiny_llm.chat(ASK).logprobs is None
+
+
+def test_a_guide_of_a_call_holds_the_answer(tiny_llm):
+    choices = ["SUPPORTS", "REFUTES"]
+    assert tiny_llm.complete("Claim: it is so.", guide=Guide.choices(choices)).text in choices
+
+
+async def test_concurrent_requests_with_mixed_plans_equal_those_one_after_another(tiny_llm):
+    plans = [{"mode": "base"}, {"mode": "lag"}, {"mode": "arrow"}]
+    plans += [{"mode": "prag", "adapters": [d.adapter]} for d in tiny.documents()[:5]]
+    alone = [tiny_llm.chat(ASK, **plan).message.content for plan in plans]
+    together = await asyncio.gather(*(tiny_llm.achat(ASK, **plan) for plan in plans))
+    assert [response.message.content for response in together] == alone
+
+
+def test_the_example_of_the_package_runs(capsys):
+    example = textwrap.dedent(lag_integrations.llama_index.__doc__.split("\n", 2)[2])
+    exec(example, {})
+    assert "doc-rosa-sinclair" in capsys.readouterr().out
