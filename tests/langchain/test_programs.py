@@ -109,10 +109,6 @@ def test_bm25_stands_where_chroma_stood(program):
 
 
 def test_the_stock_program_answers_less_than_half_as_well(program, retriever):
-    pytest.importorskip(
-        "langchain_huggingface",
-        reason="its releases refuse huggingface-hub 2; install it with `pip install --no-deps`",
-    )
     one_by_one = {"max_concurrency": 1}  # its pipeline is not made for threads
     assert share_right(program("stock").make_chain(retriever), one_by_one) < 0.4
 
