@@ -37,6 +37,11 @@ if TYPE_CHECKING:
     from lag_engine.adapters.peft_format import PeftAdapter, read_peft, write_peft
     from lag_engine.aio import iterate
     from lag_engine.documents.augment import Augmenter
+    from lag_engine.documents.dyprag import DyPRAG
+    from lag_engine.documents.dyprag_files import load_translator, save_translator
+    from lag_engine.documents.dyprag_settings import DyPRAGSettings
+    from lag_engine.documents.dyprag_training import train_translator
+    from lag_engine.documents.dyprag_translator import Translator
     from lag_engine.documents.folder import Document, FolderReader
     from lag_engine.documents.pairs_file import PairsFile
     from lag_engine.documents.passages import Passage, QuestionAnswer
@@ -64,6 +69,8 @@ _HOMES = {
     "Augmenter": "documents.augment",
     "Document": "documents.folder",
     "DocumentStore": "documents.store",
+    "DyPRAG": "documents.dyprag",
+    "DyPRAGSettings": "documents.dyprag_settings",
     "FolderReader": "documents.folder",
     "Generated": "routing.selections",
     "Generation": "model.generation",
@@ -91,13 +98,17 @@ _HOMES = {
     "SyncReport": "documents.store",
     "TokenLogprob": "model.generation",
     "ToolCall": "model.tools",
+    "Translator": "documents.dyprag_translator",
     "Usage": "model.generation",
     "VectorIndex": "documents.store",
     "adapter_colours": "heat_map",
     "audit": "adapters.audit",
     "draw_heat_map": "heat_map",
     "iterate": "aio",
+    "load_translator": "documents.dyprag_files",
     "read_peft": "adapters.peft_format",
+    "save_translator": "documents.dyprag_files",
+    "train_translator": "documents.dyprag_training",
     "write_heat_map": "heat_map",
     "write_peft": "adapters.peft_format",
 }
@@ -122,6 +133,8 @@ __all__ = [
     "DocumentError",
     "DocumentStore",
     "DuplicateAdapterError",
+    "DyPRAG",
+    "DyPRAGSettings",
     "EvaluationError",
     "FolderReader",
     "Generated",
@@ -155,6 +168,7 @@ __all__ = [
     "SyncReport",
     "TokenLogprob",
     "ToolCall",
+    "Translator",
     "UnsupportedAdapterError",
     "Usage",
     "VectorIndex",
@@ -162,7 +176,10 @@ __all__ = [
     "audit",
     "draw_heat_map",
     "iterate",
+    "load_translator",
     "read_peft",
+    "save_translator",
+    "train_translator",
     "write_heat_map",
     "write_peft",
 ]

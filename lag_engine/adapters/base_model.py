@@ -89,6 +89,8 @@ def _build_on_meta(name: str) -> nn.Module | None:
 def _describe(name: str | None, model: nn.Module) -> BaseModel:
     shapes, transposed = {}, set()
     for path, module in model.named_modules():
+        if path.endswith(".base") and path.removesuffix(".base") in shapes:
+            continue  # an engine's wrapping around a module that is counted already
         if type(module).__name__ == "Conv1D" and hasattr(module, "nf"):
             transposed.add(path)
             shapes[path] = ModuleShape(*module.weight.shape)

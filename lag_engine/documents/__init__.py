@@ -1,6 +1,11 @@
 """Documents as adapters: passages, their encoders, and the record of what was encoded."""
 
 from lag_engine.documents.augment import AugmentChain, Augmenter
+from lag_engine.documents.dyprag import DyPRAG
+from lag_engine.documents.dyprag_files import load_translator, save_translator
+from lag_engine.documents.dyprag_settings import DyPRAGSettings
+from lag_engine.documents.dyprag_training import train_translator
+from lag_engine.documents.dyprag_translator import Translator
 from lag_engine.documents.folder import Document, FolderReader
 from lag_engine.documents.pairs_file import PairsFile
 from lag_engine.documents.passages import Passage, QuestionAnswer
@@ -19,6 +24,8 @@ __all__ = [
     "Augmenter",
     "Document",
     "DocumentStore",
+    "DyPRAG",
+    "DyPRAGSettings",
     "FolderReader",
     "IndexEntry",
     "PRAGSettings",
@@ -31,7 +38,11 @@ __all__ = [
     "StepLosses",
     "SyncReport",
     "TrainingOptions",
+    "Translator",
     "VectorIndex",
+    "load_translator",
+    "save_translator",
     "split_text",
     "train_stacked",
+    "train_translator",
 ]
