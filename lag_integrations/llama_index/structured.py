@@ -10,7 +10,6 @@ from llama_index.core.instrumentation.events.llm import (
     LLMStructuredPredictEndEvent,
     LLMStructuredPredictStartEvent,
 )
-from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.program.streaming_utils import process_streaming_content_incremental
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.types import Model, PydanticProgramMode
@@ -18,6 +17,7 @@ from llama_index_instrumentation import get_dispatcher
 from pydantic import BaseModel, ValidationError
 
 from lag_engine import GenerationError, Guide
+from lag_integrations.llama_index.settings import LAGSettings
 
 dispatcher = get_dispatcher(__name__)
 
@@ -25,7 +25,7 @@ OF_TOOLS = ("tool_choice", "tool_required", "allow_parallel_tool_calls")
 """What callers pass to programs that go through tools; this way there are none."""
 
 
-class GuidedPrediction(FunctionCallingLLM):
+class GuidedPrediction(LAGSettings):
     """An LLM whose `structured_predict` guides the decoding by the output's JSON schema.
 
     A `pydantic_program_mode` other than the default goes the framework's way, through tools or

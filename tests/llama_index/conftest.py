@@ -19,6 +19,8 @@ from lag_integrations.engines import release_engine
 from lag_integrations.llama_index import LAGLLM, LocalEmbedding
 from lag_integrations.llama_index.chroma import open_vector_store
 
+pytest.register_assert_rewrite("tests.llama_index.conformance")
+
 
 class ScriptedTrace:
     """Stands for a RoutingTrace."""
