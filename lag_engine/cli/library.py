@@ -22,6 +22,7 @@ library_app = typer.Typer(
 )
 
 Kind = Literal["task", "knowledge"]
+EntryKind = Literal["task", "knowledge", "latent", "mixture"]
 Score = Literal["arrow", "projection", "norm", "relative"]
 Library = Annotated[Path, typer.Argument(help="The library's folder.", show_default=False)]
 Name = Annotated[str, typer.Argument(help="An adapter's name.", show_default=False)]
@@ -88,7 +89,7 @@ def add(
 @library_app.command("list")
 def list_adapters(
     library: Library,
-    kind: Annotated[Kind | None, typer.Option(help="Only these.")] = None,
+    kind: Annotated[EntryKind | None, typer.Option(help="Only these.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
 ) -> None:
     """List the adapters in joining order."""

@@ -76,7 +76,8 @@ class ModelNames:
         for mode in self.modes:
             yield self._card(f"{self.base}@{mode}", mode=mode)
         for info in library.list() if library is not None else ():
-            yield self._adapter_card(info)
+            if info.kind != "latent":  # passages mix these; alone they mean nothing
+                yield self._adapter_card(info)
 
     def find(self, name: str) -> dict[str, Any]:
         """One served model.
@@ -128,9 +129,12 @@ class ModelNames:
         else:
             weights = dict(Pinned(adapters).items)
             kinds = {adapter: library.info(adapter).kind for adapter in weights}
+            if set(kinds.values()) == {"mixture"}:
+                return Plan("polyprag", knowledge=Latent(weights))
+            own = {a: "task" if kind == "task" else "knowledge" for a, kind in kinds.items()}
             slots = {
-                kind: Pinned({a: w for a, w in weights.items() if kinds[a] == kind})
-                for kind in set(kinds.values())
+                slot: Pinned({a: w for a, w in weights.items() if own[a] == slot})
+                for slot in set(own.values())
             }
         return Plan("prag" if set(slots) == {"knowledge"} else "custom", **slots)
 
@@ -167,7 +171,7 @@ class ModelNames:
             "owned_by": "lag",
             "root": self.base,
             "parent": None if name == self.base else self.base,
-            "lag": {"mode": mode, "needs_adapters": Pinned in _fillings(mode)},
+            "lag": {"mode": mode, "needs_adapters": bool({Pinned, Latent} & _fillings(mode))},
         }
 
     def _adapter_card(self, info: AdapterInfo) -> dict[str, Any]:
@@ -201,8 +205,8 @@ def _fillings(mode: str) -> set[Any]:
 
 
 def _runs(mode: str) -> bool:
-    """Whether this release runs the mode: generated and latent adapters come later."""
-    return not _fillings(mode) & {Generated, Latent}
+    """Whether a request can say all that the mode needs; generated adapters it cannot send."""
+    return Generated not in _fillings(mode)
 
 
 def _needs_library(mode: str) -> bool:

@@ -11,8 +11,12 @@ from starlette.testclient import TestClient
 
 from lag_engine import LAGEngine, LagError, PlanError
 from lag_engine.serving import ModelNames, create_app
+from lag_engine.serving.schemas import LagExtension
 
-RUNNABLE = ["base", "arrow", "spectr", "lag", "rag", "prag", "rag+lag", "prag+lag", "rag+prag+lag"]
+RUNNABLE = [
+    *("base", "arrow", "spectr", "lag", "rag", "prag", "polyprag"),
+    *("rag+lag", "prag+lag", "polyprag+lag", "rag+prag+lag"),
+]
 
 
 def test_the_list_holds_the_base_the_routed_model_the_modes_and_the_adapters(client):
@@ -73,9 +77,28 @@ def test_ten_thousand_adapters_are_listed_at_once(served):
     assert time.perf_counter() - started < 1
 
 
-def test_adapters_of_both_kinds_are_pinned_in_the_slots_of_their_kinds(served):
-    from lag_engine.serving.schemas import LagExtension
+def test_a_passages_mixture_is_served_and_the_latent_adapters_are_not(on_disk, tmp_path):
+    from lag_engine import AdapterLibrary, AdapterSource, MixtureSource
 
+    path = tmp_path / "library"
+    with AdapterLibrary.create(path, base_model=on_disk.model) as library:
+        latent = AdapterSource(on_disk.adapters / "qa", "latent-0", "latent")
+        library.add(on_disk.adapters / "slots")
+        library.add_mixtures([], latents=[latent])
+        module = library.info("latent-0").modules[0]
+        library.add_mixtures([MixtureSource("p0", {module: {"latent-0": 1.0}})])
+        with LAGEngine.from_pretrained(on_disk.model, library=path) as engine:
+            names = ModelNames(engine, "pico")
+            assert [m["id"] for m in names.list()][-2:] == ["pico:slots", "pico:p0"]
+            plan = engine.plan("polyprag", adapters=["p0"])
+            assert names.plan("pico:p0") == plan
+            assert names.plan("pico@polyprag", LagExtension(adapters=["p0"])) == plan
+            client = TestClient(create_app(engine, served_name="pico"))
+            body = {"model": "pico:p0", "prompt": "Who?", "max_tokens": 1}
+            assert client.post("/v1/completions", json=body).status_code == 200
+
+
+def test_adapters_of_both_kinds_are_pinned_in_the_slots_of_their_kinds(served):
     names = ModelNames(served, "pico")
     plan = names.plan("pico", LagExtension(adapters=["qa", "doc-0"]))
     assert plan.mode == "custom"
