@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -42,8 +41,7 @@ def to_engine_messages(messages: Sequence[ChatMessage]) -> list[EngineMessage]:
     if not messages:
         raise GenerationError("Expected at least one message", "got none", "Send a user message")
     merged: list[EngineMessage] = []
-    for message in messages:
-        new = _engine_message(message)
+    for new in _with_tool_names(_engine_message(message) for message in messages):
         if merged and merged[-1]["role"] == new["role"] != "tool":
             _append(merged[-1], new)
         else:
@@ -116,14 +114,15 @@ def _other_calls(calls: Iterable[Any]) -> Iterable[EngineMessage]:
 
 
 def _call(call_id: str | None, name: str, arguments: Mapping[str, Any] | str) -> EngineMessage:
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments)
-        except json.JSONDecodeError as error:
-            raise GenerationError(
-                "Expected a tool call's arguments as a JSON object",
-                f"found {arguments!r:.200} in a call of '{name}'",
-                "Give them as a dict",
-            ) from error
     function = {"name": name, "arguments": arguments}
     return {"id": call_id or "", "type": "function", "function": function}
+
+
+def _with_tool_names(messages: Iterable[EngineMessage]) -> Iterable[EngineMessage]:
+    """Gives a result that names no tool the name from the call that it answers."""
+    names: dict[str | None, str] = {}
+    for message in messages:
+        names.update({c["id"]: c["function"]["name"] for c in message.get("tool_calls", ())})
+        called = names.get(message.get("tool_call_id"))
+        is_unnamed = message["role"] == "tool" and "name" not in message
+        yield {**message, "name": called} if is_unnamed and called else message

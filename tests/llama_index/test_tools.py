@@ -164,7 +164,7 @@ async def test_a_function_agent_calls_and_answers(caller):
     assert [c.tool_output.content for c in response.tool_calls] == ["3"]
     assistant, result = engine.prompt[-2:]
     assert assistant["tool_calls"][0]["id"] == result["tool_call_id"] == "call_1"
-    assert result == {"role": "tool", "content": "3", "tool_call_id": "call_1"}
+    assert result == {"role": "tool", "content": "3", "name": "add", "tool_call_id": "call_1"}
 
 
 async def test_an_agent_without_tools_just_answers(caller):
