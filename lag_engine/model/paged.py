@@ -38,7 +38,7 @@ CACHE_TOKENS = 16_384
 class PagedDecoder:
     """Decodes requests together, each under its own plan.
 
-    A request is admitted when its prompt and its longest answer fit, so none is ever put out again.
+    A request is admitted when its prompt and its longest answer fit, so that pages do not run out.
 
     Args:
         model: one that `can_decode`.
@@ -111,6 +111,10 @@ class PagedDecoder:
         batch = list(self._processor.inputs_and_outputs.requests_in_batch)
         seats = [self._seats[entry.state.request_id] for entry in batch]
         self._choosers.seats = [s for s, e in zip(seats, batch, strict=True) if e.has_new_token]
+        for seat, entry in zip(seats, batch, strict=True):
+            if entry.state.position_offset == entry.query_length:
+                # Its first tokens are read, for the first time or, if pages ran out, again.
+                seat.record_anew()
         parts = [
             Part(seat.plan, entry.query_length, int(entry.has_new_token), seat.recorder)
             for seat, entry in zip(seats, batch, strict=True)

@@ -164,7 +164,7 @@ class Scheduler:
     def _join(self, seat: Seat) -> None:
         if not self._surgery.is_current:
             self._surgery.refresh()
-        seat.begin(self._surgery.resolve(seat.row.request.plan))
+        seat.plan = self._surgery.resolve(seat.row.request.plan)
         if self._decoder is None:
             self._decoder = self._make_decoder()
         self._decoder.admit(seat)

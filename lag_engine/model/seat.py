@@ -53,9 +53,8 @@ class Seat:
         """Whether the row is at its end, for good or ill."""
         return self.error is not None or self.row.finish_reason is not None
 
-    def begin(self, plan: ResolvedPlan) -> None:
-        """Sets the plan and begins the record, anew if the tokens are read again."""
-        self.plan = plan
+    def record_anew(self) -> None:
+        """Begins the record, again if the tokens are read again."""
         self.recorder = Recorder() if self._is_traced else None
 
     def scores(self, logits: Tensor) -> Tensor:

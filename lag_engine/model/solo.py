@@ -71,6 +71,7 @@ class SoloDecoder:
         assert seat is not None
         assert seat.plan is not None
         request, written = seat.row.request, seat.row.token_ids
+        seat.record_anew()
         ids = torch.tensor([[*request.prompt_ids, *written]], device=self._model.device)
         part = Part(seat.plan, recorder=seat.recorder)
         with self._surgery.activate([part]), _neutral_defaults(self._model):

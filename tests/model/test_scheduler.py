@@ -8,8 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from transformers import MambaConfig, MambaForCausalLM
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig, MambaConfig, MambaForCausalLM
 
+from lag_engine.adapters.library import AdapterLibrary
 from lag_engine.aio import iterate
 from lag_engine.errors import BusyError
 from lag_engine.model.engine import LAGEngine
@@ -214,6 +215,27 @@ def test_the_cache_grows_for_a_request_that_needs_more(text_model, byte_tokenize
         long = engine.generate(prompt, plan="base", max_new_tokens=PAGE_TOKENS)
     with LAGEngine(text_model, byte_tokenizer) as engine:
         assert engine.generate(prompt, plan="base", max_new_tokens=PAGE_TOKENS) == long
+
+
+def test_layers_that_slide_and_short_pages_change_no_answer_and_no_trace(
+    byte_tokenizer, tmp_path, random_adapter, monkeypatch
+):
+    monkeypatch.setattr("lag_engine.model.paged.CACHE_TOKENS", 4 * PAGE_TOKENS)
+    torch.manual_seed(0)
+    widths = {"hidden_size": 32, "intermediate_size": 64, "head_dim": 8, "sliding_window": 16}
+    heads = {"num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = Gemma3TextConfig(vocab_size=263, initializer_range=0.4, **widths, **heads)
+    model = Gemma3ForCausalLM(config).eval()
+    assert {"sliding_attention", "full_attention"} == set(config.layer_types)
+    prompts = [[1, *range(40, 46 + 7 * i)] for i in range(5)]
+    with AdapterLibrary.create(tmp_path / "library", base_model=model) as library:
+        library.add(random_adapter(model, "task", 3), name="task", kind="task")
+        with LAGEngine(model, byte_tokenizer, library) as engine:
+            asked = {"max_new_tokens": 20, "trace": True}
+            alone = [engine.generate(prompt, **asked) for prompt in prompts]
+            together = engine.generate_batch(prompts, **asked)
+    assert [a.token_ids for a in together] == [a.token_ids for a in alone]
+    assert [a.trace.token_ids for a in together] == [a.trace.token_ids for a in alone]
 
 
 def test_closing_the_engine_gives_the_model_its_own_attention_back(byte_tokenizer, make_text_model):
