@@ -186,7 +186,7 @@ def _by_cluster(rows: Sequence[Sequence[float]], clusters: Clusters) -> tuple[Fl
         )
     numbers: dict[Hashable, int] = {}
     index = np.array([numbers.setdefault(key, len(numbers)) for key in keys])
-    sums = np.stack([np.bincount(index, weights=row) for row in table])
+    sums = np.array([np.bincount(index, weights=row) for row in table], dtype=np.float64)
     return sums, np.bincount(index).astype(np.float64)
 
 

@@ -1,0 +1,103 @@
+"""The plan of each question under a system."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lag_engine.evaluation.systems import ROUTERS
+from lag_engine.routing import Pinned, Plan
+
+if TYPE_CHECKING:
+    from lag_engine.evaluation.suite import EvaluationDocument, EvaluationQuestion, Suite
+    from lag_engine.evaluation.systems import System
+    from lag_engine.model.engine import LAGEngine
+
+
+class Planner:
+    """Makes the plan of each question under one system.
+
+    Args:
+        engine: whose library the plans are for.
+        suite: what is asked.
+        seed: of what is drawn at random.
+    """
+
+    def __init__(self, engine: LAGEngine, suite: Suite, *, seed: int) -> None:
+        self._engine = engine
+        self._suite = suite
+        self._seed = seed
+
+    def plan(
+        self,
+        system: System,
+        question: EvaluationQuestion,
+        documents: Sequence[EvaluationDocument],
+        generated: Mapping[str, str],
+    ) -> Plan:
+        """Returns the plan of one question.
+
+        Args:
+            system: under which it is asked.
+            question: the question.
+            documents: what it gets.
+            generated: for each document id the name of its adapter that was made just now.
+        """
+        if system.mode == "oracle":
+            return self._oracle(system, question, documents)
+        if system.document == "none" and system.mode != "base":
+            return self._without_document(system)
+        options: dict[str, Any] = {}
+        if system.pins_documents:
+            names = [generated.get(d.id) or d.adapters[system.adapters_of] for d in documents]
+            options["adapters"] = {"knowledge": dict.fromkeys(names, 1.0)}
+        if system.routes_knowledge:
+            options["candidates"] = self._candidates(system, question)
+        if system.knowledge_routed:
+            options["knowledge_routed"] = True
+        return self._from_mode(system, **options)
+
+    def _from_mode(self, system: System, mode: str = "", **options: Any) -> Plan:
+        return self._engine.plan(
+            mode or system.mode,
+            retrieve_k=system.retrieve_k,
+            score=system.score,
+            top_k=system.top_k,
+            **options,
+        )
+
+    def _oracle(
+        self,
+        system: System,
+        question: EvaluationQuestion,
+        documents: Sequence[EvaluationDocument],
+    ) -> Plan:
+        assert question.task_adapter is not None
+        task = Pinned(question.task_adapter)
+        if not documents:
+            return Plan("custom", task=task)
+        names = [document.adapters[system.adapters_of] for document in documents]
+        return Plan("oracle", task=task, knowledge=Pinned(dict.fromkeys(names, 1.0)))
+
+    def _without_document(self, system: System) -> Plan:
+        """The plan with an empty knowledge slot; the task slot is what the mode makes of it."""
+        routed = next((m for m in ROUTERS if m in system.parts), None)
+        if routed is None:
+            return self._engine.plan("base")
+        return Plan("custom", task=self._from_mode(system, routed).task)
+
+    def _candidates(
+        self, system: System, question: EvaluationQuestion
+    ) -> dict[str, list[str]] | None:
+        if system.library_size is None and system.document != "wrong":
+            return None
+        assert self._engine.library is not None
+        gold = [d.adapters[system.adapters_of] for d in self._suite.right(question)]
+        names = [info.name for info in self._engine.library.list("knowledge")]
+        others = [name for name in names if name not in gold]
+        if system.library_size is not None:
+            rng = random.Random(f"{self._seed}/{question.id}")
+            rng.shuffle(others)  # so that a smaller library is part of a larger one
+            others = others[: max(0, system.library_size - len(gold))]
+        return {"knowledge": others if system.document == "wrong" else gold + others}
