@@ -40,7 +40,7 @@ class PolyPRAGSettings:
         weight_decay: On the latent adapters' factors.
         temperature: Of the relaxed Bernoulli noise on the logits.
         spread: Standard deviation of the logits' start. Passages that start apart mix different
-            latent adapters before anything is learnt.
+            latent adapters before anything is learnt; Polytropon's all start at nearly zero.
         loss_on: "all" tokens, or the "answer" only.
         prompt: A user's message; with `{question}`.
         prompt_with_passage: The same with `{passage}` too.
@@ -55,14 +55,14 @@ class PolyPRAGSettings:
     targets: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj")
     layers: tuple[int, ...] | None = None
     learning_rate: float = 3e-4
-    routing_rate: float = 0.1
+    routing_rate: float = 0.5
     epochs: int = 2
-    routing_epochs: int = 4
+    routing_epochs: int = 16
     step_passages: int = 8
     batch_size: int = 1
     weight_decay: float = 0.01
     temperature: float = 1.0
-    spread: float = 1.0
+    spread: float = 3.0
     loss_on: LossOn = "all"
     prompt: str = "{question}"
     prompt_with_passage: str = "Text: {passage}\n\n{question}"
@@ -96,8 +96,10 @@ class PolyPRAGSettings:
 
     @property
     def fingerprint(self) -> str:
-        """A short hash of the settings; latent adapters note theirs."""
-        return content_hash(self.told())[:16]
+        """A short hash of what latent adapters depend on; they note it."""
+        told = self.told()
+        del told["routing_epochs"]
+        return content_hash(told)[:16]
 
     def told(self) -> dict[str, Any]:
         """The settings as JSON can hold them."""
