@@ -6,6 +6,7 @@ question passes these as `clusters`, which are then drawn and swapped whole.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -131,17 +132,19 @@ def normalised(
     scores: Mapping[str, Sequence[float]],
     oracle: Mapping[str, Sequence[float]],
     *,
+    tasks: Mapping[str, str] | None = None,
     clusters: Mapping[str, Sequence[Hashable]] | None = None,
     seed: int = 0,
 ) -> Interval:
-    """Returns a task's score as a share of the oracle's (LAG, arXiv 2507.05346, eq. 9).
+    """Returns scores as a share of the oracle's (LAG, arXiv 2507.05346, eq. 9), meant over tasks.
 
-    It is the sum over the task's data sets of |data set| / |task| times the ratio of the two
+    A task's share is the sum over its data sets of |data set| / |task| times the ratio of the two
     means. The interval draws the same questions for both, within each data set.
 
     Args:
-        scores: for each data set of the task, one system's score of each question.
+        scores: for each data set, one system's score of each question.
         oracle: the oracle's, question by question.
+        tasks: for each data set the task it belongs to; None: all belong to one.
         clusters: for each data set, as for `mean_interval`.
         seed: of the resamples.
 
@@ -154,24 +157,40 @@ def normalised(
             f"found {list(scores)} and {list(oracle)}",
             "run both over the whole task",
         )
-    total = sum(map(len, scores.values()))
-    share, drawn = 0.0, np.zeros(RESAMPLES)
+    of_task = tasks or dict.fromkeys(scores, "")
+    sizes: Counter[str] = Counter()
     for name, values in scores.items():
-        sums, counts = _by_cluster(
-            [values, oracle[name]], None if clusters is None else clusters[name]
-        )
-        if not sums[1].sum() > 0:
-            raise EvaluationError(
-                f"Expected an oracle that scores in data set {name!r}",
-                "found 0 for every question",
-                "look at the oracle's answers first: nothing can be normalised by 0",
-            )
-        weight = len(values) / total
-        share += weight * float(sums[0].sum() / sums[1].sum())
-        mine, best = _resampled(sums, counts, seed)
-        drawn += weight * np.divide(mine, best, out=np.full(RESAMPLES, np.nan), where=best > 0)
+        sizes[of_task[name]] += len(values)
+    n_tasks = len({of_task[name] for name in scores})
+    share, drawn = 0.0, np.zeros(RESAMPLES)
+    for number, (name, values) in enumerate(scores.items()):
+        keys = None if clusters is None else clusters[name]
+        ratio, ratios = _ratio(values, oracle[name], name, keys, (seed, number))
+        weight = len(values) / sizes[of_task[name]] / n_tasks
+        share += weight * ratio
+        drawn += weight * ratios
     low, high = _percentiles(drawn[~np.isnan(drawn)])
-    return Interval(share, min(low, share), max(high, share), total)
+    return Interval(share, min(low, share), max(high, share), sum(map(len, scores.values())))
+
+
+def _ratio(
+    values: Sequence[float],
+    oracle: Sequence[float],
+    name: str,
+    clusters: Clusters,
+    seed: tuple[int, int],
+) -> tuple[float, Floats]:
+    """The ratio of two means over one data set, and that of each resample, (RESAMPLES,)."""
+    sums, counts = _by_cluster([values, oracle], clusters)
+    if not sums[1].sum() > 0:
+        raise EvaluationError(
+            f"Expected an oracle that scores in data set {name!r}",
+            "found 0 for every question",
+            "look at the oracle's answers first: nothing can be normalised by 0",
+        )
+    mine, best = _resampled(sums, counts, seed)
+    ratios = np.divide(mine, best, out=np.full(RESAMPLES, np.nan), where=best > 0)
+    return float(sums[0].sum() / sums[1].sum()), ratios
 
 
 def _by_cluster(rows: Sequence[Sequence[float]], clusters: Clusters) -> tuple[Floats, Floats]:
@@ -190,7 +209,7 @@ def _by_cluster(rows: Sequence[Sequence[float]], clusters: Clusters) -> tuple[Fl
     return sums, np.bincount(index).astype(np.float64)
 
 
-def _resampled(sums: Floats, counts: Floats, seed: int) -> Floats:
+def _resampled(sums: Floats, counts: Floats, seed: int | tuple[int, int]) -> Floats:
     """Means of resamples in which clusters are drawn with replacement; (S, RESAMPLES)."""
     rng, n = np.random.default_rng(seed), len(counts)
     parts = []
