@@ -101,7 +101,7 @@ def train_translator(
     check_distinct(passages)
     goals = _Goals(library.snapshot(), passages)
     with torch.inference_mode(mode=False), torch.enable_grad(), frozen(model):
-        run = _Run(model, tokenizer, goals, settings)
+        run = _Run(model, tokenizer, passages, goals, settings)
         work = run.prepare(passages, augment)
         bound = MemoryBound.of(model, list(goals.shapes), goals.rank, memory_gib * 2**30)
         largest, rows = settings.step_passages, settings.batch_size
@@ -123,17 +123,17 @@ def train_translator(
 
 
 class _Run:
-    """One training: the translator, its optimiser, and each passage's hidden state."""
+    """One training: the translator, its optimiser, and each passage's state as it was given."""
 
     def __init__(
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
+        passages: Sequence[Passage],
         goals: _Goals,
         settings: DyPRAGSettings,
     ) -> None:
         self._model = model
-        self._tokenizer = tokenizer
         self._goals = goals
         self._settings = settings
         self._precision = settings.forward_precision(model)
@@ -150,23 +150,20 @@ class _Run:
             rank=goals.rank,
             scaling=settings.alpha / goals.rank,
         )
-        translator = Translator(shape, goals.starts(), seed=settings.seed)
+        self._hidden = {p.id: last_hidden(model, tokenizer, p) for p in passages}
+        states = torch.stack(list(self._hidden.values())).cpu()  # (N, D)
+        translator = Translator(shape, goals.starts(), states=states, seed=settings.seed)
         self.translator = translator.to(self.device).train()
         self._optimizer = torch.optim.AdamW(
             self.translator.parameters(),
             lr=settings.learning_rate,
             weight_decay=settings.weight_decay,
         )
-        self._hidden: dict[str, Tensor] = {}
 
     def prepare(self, passages: Sequence[Passage], augment: Augment | None) -> list[Work]:
-        """Makes sequences, and reads the hidden state of each passage as it was given."""
-        work = []
-        for passage in passages:
-            self._hidden[passage.id] = last_hidden(self._model, self._tokenizer, passage)
-            augmented = passage if augment is None else augment(passage)
-            work.append(Work(augmented, self._sequences.of(augmented), 0, ""))
-        return work
+        """Augments passages and makes their sequences."""
+        ready = passages if augment is None else [augment(passage) for passage in passages]
+        return [Work(passage, self._sequences.of(passage), 0, "") for passage in ready]
 
     def order(
         self, epoch: Sequence[tuple[list[Work], StackedBatch]], step: int

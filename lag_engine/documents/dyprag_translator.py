@@ -74,21 +74,37 @@ class TranslatorShape:
 class Translator(nn.Module):
     """Makes a passage's adapter in one pass; a two-layer net for each module type and factor.
 
-    A net reads the passage's last hidden state joined with the module's layer, here as a share of
-    the highest layer so that it has the size of the other inputs.
+    A net reads the passage's last hidden state joined with the module's layer. Last tokens are much
+    alike, often a full stop: read as they are, passages differ by little, the nets learn what all
+    have in common, and then every passage's adapter is the same. So here the mean over the
+    training passages is taken off and the rest brought to the size of one, and the layer is told
+    as a share of the number of layers.
 
     Args:
         shape: What it is made for.
         starts: For each module type the lora_A that all passages start from (R, D_in); lora_B
             starts at zero, as PEFT has it.
+        states: Last hidden states of the passages it will be trained on (N, D).
         seed: Of the first layers' start.
     """
 
+    mean: Tensor
+    size: Tensor
+
     def __init__(
-        self, shape: TranslatorShape, starts: Mapping[str, Tensor] | None = None, *, seed: int = 0
+        self,
+        shape: TranslatorShape,
+        starts: Mapping[str, Tensor] | None = None,
+        *,
+        states: Tensor | None = None,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         self.shape = shape
+        states = torch.zeros(1, shape.hidden_size) if states is None else states
+        mean = states.mean(0)
+        self.register_buffer("mean", mean.clone())  # (D,)
+        self.register_buffer("size", (states - mean).square().mean().sqrt().clamp(min=1e-3))
         layers = [layer_of(module) for module in shape.modules]
         self._n_layers = max(layers, default=0) + 1
         with torch.random.fork_rng(devices=[]):
@@ -114,6 +130,7 @@ class Translator(nn.Module):
             hidden: Passages' last hidden states (G, D).
         """
         rank = self.shape.rank
+        hidden = (hidden - self.mean) / self.size
         made = {}
         for module, (d_in, d_out) in self.shape.modules.items():
             layer = hidden.new_full((len(hidden), 1), layer_of(module) / self._n_layers)

@@ -222,6 +222,20 @@ def test_the_input_is_the_passages_last_hidden_state(quick, pico, passages):
     assert not torch.allclose(*layers), "the layer is part of the input"
 
 
+def test_passages_that_end_alike_are_still_told_apart(train, pico, passages):
+    """All end in a full stop; a hundred times the size of what differs is common to all."""
+    translator = train(replace(SETTINGS, epochs=1))
+    states = torch.stack([last_hidden(pico.model, pico.tokenizer, p) for p in passages])
+    offset = 100 * torch.ones(32)
+    moved = Translator(translator.shape, states=states + offset, seed=3)
+    plain = Translator(translator.shape, states=states, seed=3)
+    moved.nets.load_state_dict(plain.nets.state_dict())
+    for ours, theirs in zip(moved(states + offset).values(), plain(states).values(), strict=True):
+        torch.testing.assert_close(ours.lora_A, theirs.lora_A, atol=1e-4, rtol=1e-3)
+    made = translator(states)["model.layers.0.mlp.up_proj"].lora_B
+    assert (made[0] - made[1]).norm() > 0.05 * made[0].norm()
+
+
 def test_training_leaves_the_model_as_it_was(train, pico):
     before = [p.clone() for p in pico.model.parameters()]
     train(replace(SETTINGS, epochs=1))
