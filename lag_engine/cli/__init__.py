@@ -8,6 +8,7 @@ from lag_engine.cli.ask import ask
 from lag_engine.cli.console import LagGroup
 from lag_engine.cli.demo import demo
 from lag_engine.cli.encode import encode
+from lag_engine.cli.evaluate import evaluate
 from lag_engine.cli.library import library_app
 from lag_engine.cli.serve import serve
 
@@ -23,5 +24,6 @@ app = typer.Typer(
 app.command()(ask)
 app.command()(demo)
 app.command()(encode)
+app.command()(evaluate)
 app.command()(serve)
 app.add_typer(library_app, name="library")

@@ -67,14 +67,14 @@ def read_suite(
         questions = [
             question
             for path, records in rows.items()
-            for question in _kilt_questions(path, records, data_set, {d.id for d in passages})
+            for question in _kilt_questions(path, records, data_set)
         ]
         return Suite(name, tuple(questions), tuple(passages))
     return _own_suite(name, rows, passages)
 
 
 def _kilt_questions(
-    path: Path, records: Sequence[Mapping[str, Any]], data_set: str | None, known: set[str]
+    path: Path, records: Sequence[Mapping[str, Any]], data_set: str | None
 ) -> list[EvaluationQuestion]:
     key = data_set or path.name.split("-")[0]
     if key not in DATA_SETS:
@@ -92,20 +92,20 @@ def _kilt_questions(
             data_set=entry.name,
             task=entry.task,
             metric=entry.metric,
-            evidence=_evidence(row, known),
+            evidence=_evidence(row),
         )
         for row in records
     ]
 
 
-def _evidence(row: Mapping[str, Any], known: set[str]) -> tuple[tuple[str, ...], ...]:
-    """The sets of pages that prove the answer and are all among the documents."""
+def _evidence(row: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
+    """The sets of pages that prove the answer."""
     sets = (
         tuple(dict.fromkeys(str(place.get("wikipedia_id", "")).strip() for place in places))
         for places in (output.get("provenance") for output in row.get("output", ()))
         if places
     )
-    return tuple(dict.fromkeys(pages for pages in sets if known.issuperset(pages)))
+    return tuple(dict.fromkeys(sets))
 
 
 def _own_suite(
@@ -129,6 +129,13 @@ def _own_suite(
                 found.setdefault(document.id, document)
                 evidence = [document.id]
             questions.append(_own_question(row, evidence, len(questions) + 1, path))
+    for question in questions:
+        if unknown := [i for ids in question.evidence for i in ids if i not in found]:
+            raise EvaluationError(
+                f"Expected the document of question {question.id!r}",
+                f"found none with the id {unknown[0]!r}",
+                'add a line {"id", "text"} for it, or correct the id',
+            )
     return Suite(name, tuple(questions), tuple(found.values()))
 
 

@@ -45,7 +45,7 @@ def judge(book: ScoreBook) -> list[Claim]:
     number of such claims (Holm), and does not if it is below 0 so. Where a margin is named, the
     interval of 95 % decides.
     """
-    contests = [*_papers(book), *_controls(book)]
+    contests = [*_papers(book), *_controls(book), *_other_adapters(book)]
     found = [book.difference(contest.better, contest.worse) for contest in contests]
     raised = holm([difference.p for difference in found])
     claims = [
@@ -96,6 +96,17 @@ def _controls(book: ScoreBook) -> list[_Contest]:
             if right in book.results.systems:
                 text = f"{right.title} answers better with the right document than with a wrong one"
                 contests.append(_Contest(text, "control", right, system))
+    return contests
+
+
+def _other_adapters(book: ScoreBook) -> list[_Contest]:
+    """Are a document's own adapters better than those of a control, such as shuffled pairs?"""
+    contests = []
+    for system in book.systems:
+        usual = System(**{**system.told(), "encoding": ""})
+        if system != usual and usual in book.results.systems:
+            text = f"{usual.title} answers better as usual than with {system.encoding} adapters"
+            contests.append(_Contest(text, "control", usual, system))
     return contests
 
 

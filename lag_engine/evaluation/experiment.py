@@ -221,7 +221,7 @@ class Experiment:
         }
         told = json.dumps(about, sort_keys=True)
         questions = [
-            [q.id, q.task, q.data_set, q.metric, q.gold_ids[0] if q.evidence else q.id]
+            [q.id, q.task, q.data_set, q.metric, next((d.id for d in self.suite.right(q)), q.id)]
             for q in self.suite.questions
         ]
         fingerprint = hashlib.sha256(told.encode()).hexdigest()[:16]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import base64
 import html
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from lag_engine.evaluation.figures import Picture, all_pictures
+from lag_engine.evaluation.kilt_records import prediction, write_records
 from lag_engine.evaluation.results import Results
 from lag_engine.evaluation.score_book import ScoreBook
 from lag_engine.evaluation.tables import Cell, Table, all_tables
@@ -42,6 +45,26 @@ def write_report(results: Sequence[Results], folder: str | Path, *, command: str
     page = target / "report.html"
     page.write_text(_page(facts, tables, pictures), encoding="utf-8")
     return page
+
+
+def write_predictions(results: Results, folder: str | Path) -> list[Path]:
+    """Writes each system's answers as prediction files of KILT, one for each data set.
+
+    What stands before the first "/" of a question's id is its data set's and left out.
+    """
+    paths = []
+    for system, found in results.systems.items():
+        records: dict[str, list[dict[str, Any]]] = {}
+        for i, answer in found.answers.items():
+            pages = [{"wikipedia_id": page} for page in answer["documents"]]
+            rows = records.setdefault(results.questions[i].data_set, [])
+            rows.append(prediction(i.partition("/")[2] or i, answer["answer"], pages))
+        for data_set, rows in records.items():
+            path = Path(folder) / _file_name(system.name) / f"{_file_name(data_set)}.jsonl"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_records(path, rows)
+            paths.append(path)
+    return paths
 
 
 def to_markdown(table: Table) -> str:
@@ -136,6 +159,10 @@ def _html_cell(cell: Cell) -> str:
     note = f"<small>{_escaped(cell.note)}</small>" if cell.note else ""
     mark = f' class="{cell.text.replace(" ", "-")}"' if cell.text in _VERDICTS else ""
     return f"<td{mark}>{_escaped(cell.text)}{note}</td>"
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^\w+-]+", "-", name)
 
 
 def _anchor(table: Table) -> str:

@@ -191,6 +191,27 @@ def grid(
     return list(dict.fromkeys(systems))
 
 
+def one_at_a_time(
+    modes: Sequence[str],
+    *,
+    documents: Sequence[Source] = (),
+    retrieve_ks: Sequence[int | Literal["adaptive"]] = (),
+    scores: Sequence[Score] = (),
+    retrievers: Sequence[str] = (),
+    library_sizes: Sequence[int | None] = (),
+) -> list[System]:
+    """Returns the modes as usual, and with each option varied while the others stay as usual."""
+    varied = (
+        grid(modes),
+        grid(modes, documents=documents),
+        grid(modes, retrieve_ks=retrieve_ks),
+        grid(modes, scores=scores),
+        grid(modes, retrievers=retrievers),
+        grid(modes, library_sizes=library_sizes),
+    )
+    return list(dict.fromkeys(itertools.chain.from_iterable(varied)))
+
+
 def obstacle(system: System, suite: Suite, engine: LAGEngine, *, makes_adapters: bool) -> str:
     """Tells why a system cannot run on a suite; "" if it can.
 
@@ -222,4 +243,4 @@ def obstacle(system: System, suite: Suite, engine: LAGEngine, *, makes_adapters:
 
 
 def _without_gold(suite: Suite) -> list[str]:
-    return [question.id for question in suite.questions if not question.evidence]
+    return [question.id for question in suite.questions if not suite.right(question)]

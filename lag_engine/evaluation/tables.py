@@ -71,9 +71,11 @@ def all_tables(books: Sequence[ScoreBook]) -> list[Table]:
         scores(book),
         claims(book),
         controls(book),
+        by_option(book, "encoding", "Other adapters of the documents"),
         by_option(book, "retrieve_k", "Candidates reranked (K)"),
         by_option(book, "score", "Score that decides among candidates"),
         retrievers(book),
+        by_option(book, "n_documents", "Documents for each question"),
         library_sizes(books),
         routing(book),
         proven(book),
@@ -150,7 +152,7 @@ def by_option(book: ScoreBook, option: str, title: str) -> Table:
         )
         for base, group in groups.items()
     ]
-    header = ("system", *(str(value) for value in values))
+    header = ("system", *(str(value) or "as usual" for value in values))
     return Table(title, "Mean score in per cent.", header, tuple(rows))
 
 

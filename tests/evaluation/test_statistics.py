@@ -103,6 +103,13 @@ def test_normalised_scores_weigh_data_sets_by_their_questions():
     assert normalised(scores, oracle).score == pytest.approx(expected)
 
 
+def test_tasks_count_alike_however_many_questions_they_have():
+    scores = {"nq": [0.5] * 30, "tqa": [0.9] * 30, "fever": [0.2] * 5}
+    oracle = {name: [1.0] * len(values) for name, values in scores.items()}
+    tasks = {"nq": "qa", "tqa": "qa", "fever": "facts"}
+    assert normalised(scores, oracle, tasks=tasks).score == pytest.approx((0.7 + 0.2) / 2)
+
+
 def test_an_oracle_without_points_is_refused():
     with pytest.raises(EvaluationError, match="'nq'"):
         normalised({"nq": [1.0]}, {"nq": [0.0]})
