@@ -43,7 +43,7 @@ class DyPRAGSettings:
     lm_weight: float = 1.0
     kl_weight: float = 0.01
     mse_weight: float = 100.0
-    learning_rate: float = 1e-3
+    learning_rate: float = 5e-4
     weight_decay: float = 0.01
     clip: float | None = 1.0
     epochs: int = 1
