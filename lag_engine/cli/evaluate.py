@@ -239,8 +239,8 @@ class _Run:
                 seconds=QUICK_SECONDS,
             )
         _print_scores(results)
-        for sentence in find_best(ScoreBook(results)).sentences():
-            out.print(sentence, highlight=False, markup=False)
+        for line in find_best(ScoreBook(results)).lines():
+            out.print(line, highlight=False, markup=False)
 
     def _experiment(self, systems: Sequence[System], *, is_shuffled: bool = False) -> Any:
         from lag_engine.evaluation import Experiment

@@ -17,7 +17,7 @@ from lag_engine.errors import EvaluationError
 
 RESAMPLES = 5_000
 CONFIDENCE = 0.95
-_CHUNK = 500  # resamples drawn at once; bounds memory at 500 * C numbers
+_CHUNK = 500  # resamples drawn at once; bounds memory at a few times 500 * C numbers
 
 Floats = NDArray[np.float64]
 Clusters = Sequence[Hashable] | None
@@ -214,8 +214,8 @@ def _resampled(sums: Floats, counts: Floats, seed: int | tuple[int, int]) -> Flo
     rng, n = np.random.default_rng(seed), len(counts)
     parts = []
     for _ in range(0, RESAMPLES, _CHUNK):
-        times = rng.multinomial(n, np.full(n, 1 / n), size=_CHUNK)  # (_CHUNK, C)
-        parts.append((times @ sums.T / (times @ counts)[:, None]).T)
+        drawn = rng.integers(0, n, size=(_CHUNK, n), dtype=np.int32)
+        parts.append(sums[:, drawn].sum(-1) / counts[drawn].sum(-1))  # (S, _CHUNK)
     return np.concatenate(parts, axis=1)
 
 
@@ -224,7 +224,7 @@ def _swap_test(sums: Floats, seed: int) -> float:
     rng = np.random.default_rng(seed)
     seen, n_as_far = abs(sums.sum()), 1
     for _ in range(0, RESAMPLES, _CHUNK):
-        signs = 2.0 * rng.integers(0, 2, size=(_CHUNK, len(sums))) - 1
+        signs = 2.0 * rng.integers(0, 2, size=(_CHUNK, len(sums)), dtype=np.int8) - 1
         n_as_far += int((np.abs(signs @ sums) >= seen - 1e-9).sum())
     return min(1.0, n_as_far / (RESAMPLES + 1))
 

@@ -158,9 +158,14 @@ class System:
         return ", ".join([self.mode, *notes])
 
     def told(self) -> dict[str, Any]:
-        """The fields that are not the default, as JSON takes them; `System(**told)` undoes it."""
+        """The mode and what is not as usual, as JSON takes it; `System(**told)` undoes it."""
+        usual = System(self.mode)
         values = {item.name: getattr(self, item.name) for item in fields(self)}
-        return {name: value for name, value in values.items() if value != _DEFAULTS.get(name)}
+        return {
+            name: value
+            for name, value in values.items()
+            if name == "mode" or value != getattr(usual, name)
+        }
 
 
 _DEFAULTS: dict[str, Any] = {item.name: item.default for item in fields(System)}

@@ -48,22 +48,20 @@ class Verdict:
     n_asked: int
     n_questions: int
 
-    def sentences(self) -> list[str]:
-        """The verdict in words."""
-        score = f"{_percent(self.score.score)}"
+    def lines(self) -> list[str]:
+        """The verdict in words, a line for each rival."""
+        score = _percent(self.score.score)
         reach = f"[{_percent(self.score.low)}, {_percent(self.score.high)}]"
         asked = f"{self.n_asked} of {self.n_questions} questions"
         said = [f"Best on {asked}: {self.best.name}, with {score} {reach}."]
-        beaten = [rival for rival in self.rivals if rival.is_beaten]
-        open_ = [rival for rival in self.rivals if not rival.is_beaten]
-        if beaten:
-            said.append(f"It is better than {_listed(beaten)}.")
-        if open_:
-            said.append(f"Not told apart from it: {_listed(open_)}.")
+        if beaten := [rival for rival in self.rivals if rival.is_beaten]:
+            said += ["It is better than", *map(_line, beaten)]
+        if open_ := [rival for rival in self.rivals if not rival.is_beaten]:
+            said += ["These questions do not tell it apart from", *map(_line, open_)]
             said.append(
-                "More questions would narrow this down."
+                "More of them could be asked: leave out --quick."
                 if self.n_asked < self.n_questions
-                else "Only a larger file of questions could tell."
+                else "Only a larger file of questions could."
             )
         return said
 
@@ -89,9 +87,7 @@ def _percent(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
-def _listed(rivals: list[Rival]) -> str:
-    return "; ".join(
-        f"{r.system.name}, by {points(r.behind.score)} points [{points(r.behind.low)}, "
-        f"{points(r.behind.high)}], p {p_text(r.p)}"
-        for r in rivals
-    )
+def _line(rival: Rival) -> str:
+    gap = rival.behind
+    reach = f"[{points(gap.low)}, {points(gap.high)}]"
+    return f"  {rival.system.name}: {points(gap.score)} points {reach}, p {p_text(rival.p)}"
