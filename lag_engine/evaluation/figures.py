@@ -7,10 +7,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from lag_engine.evaluation.option_tables import sizes
 from lag_engine.evaluation.score_book import ScoreBook
 from lag_engine.evaluation.statistics import Interval
 from lag_engine.evaluation.systems import System
-from lag_engine.evaluation.tables import sizes, usual
+from lag_engine.evaluation.tables import usual
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

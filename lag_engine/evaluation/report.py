@@ -13,7 +13,8 @@ from lag_engine.evaluation.figures import Picture, all_pictures
 from lag_engine.evaluation.kilt_records import prediction, write_records
 from lag_engine.evaluation.results import Results
 from lag_engine.evaluation.score_book import ScoreBook
-from lag_engine.evaluation.tables import Cell, Table, all_tables
+from lag_engine.evaluation.table import Cell, Table
+from lag_engine.evaluation.tables import all_tables
 
 _PLACES = {
     "Scores": ("scores",),

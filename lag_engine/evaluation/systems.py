@@ -232,6 +232,9 @@ def obstacle(system: System, suite: Suite, engine: LAGEngine, *, makes_adapters:
         return "there are no documents"
     if needs_document and system.document != "retrieved" and _without_gold(suite):
         return "some questions name no gold document"
+    takes_gold_out = system.document == "wrong" or system.library_size is not None
+    if system.routes_knowledge and takes_gold_out and _without_adapters(system, suite):
+        return f"some questions name no gold document with a {system.adapters_of} adapter"
     if system.mode in ROUTERS and not kinds & {"task", "knowledge"}:
         return "the library has no adapters"
     if system.mode not in ROUTERS and system.has_lag and "task" not in kinds:
@@ -249,3 +252,12 @@ def obstacle(system: System, suite: Suite, engine: LAGEngine, *, makes_adapters:
 
 def _without_gold(suite: Suite) -> list[str]:
     return [question.id for question in suite.questions if not suite.right(question)]
+
+
+def _without_adapters(system: System, suite: Suite) -> list[str]:
+    return [
+        question.id
+        for question in suite.questions
+        if not suite.right(question)
+        or any(system.adapters_of not in d.adapters for d in suite.right(question))
+    ]

@@ -2,57 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from collections import Counter
+from collections.abc import Sequence
 
 from lag_engine.errors import EvaluationError
 from lag_engine.evaluation.claims import judge
+from lag_engine.evaluation.option_tables import (
+    ORDER,
+    by_option,
+    controls,
+    library_sizes,
+    retrievers,
+)
 from lag_engine.evaluation.score_book import ScoreBook
 from lag_engine.evaluation.statistics import Interval
-from lag_engine.evaluation.systems import Source, System
-
-ORDER = (
-    *("base", "arrow", "spectr", "lag", "rag", "prag", "dyprag", "polyprag"),
-    *("rag+lag", "prag+lag", "dyprag+lag", "polyprag+lag", "rag+prag+lag", "oracle"),
-)
-
-
-T = TypeVar("T")
-
-
-class Cell(NamedTuple):
-    """A cell's text, and a smaller one such as an interval."""
-
-    text: str
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of a report.
-
-    Attributes:
-        title: a few words.
-        note: what the reader must know.
-        header: column names; the first names the rows.
-        rows: cells, as many as columns.
-    """
-
-    title: str
-    note: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-
-
-NOTHING = Cell("–")
-
-
-def percent(interval: Interval) -> Cell:
-    """A score in per cent, with its interval."""
-    return Cell(
-        f"{100 * interval.score:.1f}", f"{100 * interval.low:.1f}–{100 * interval.high:.1f}"
-    )
+from lag_engine.evaluation.systems import System
+from lag_engine.evaluation.table import NOTHING, Cell, Table, percent
 
 
 def usual(book: ScoreBook) -> list[System]:
@@ -89,8 +54,8 @@ def all_tables(books: Sequence[ScoreBook]) -> list[Table]:
 def scores(book: ScoreBook) -> Table:
     """Every mode's score on every data set."""
     systems, oracle = usual(book), book.find("oracle", document="right")
-    note = "Per cent, with intervals of 95 %. The mean counts each data set alike."
-    header = ["system", *book.data_sets]
+    note = f"Per cent, with intervals of 95 %, of {_counted(book)}. The mean counts each alike."
+    header = ["system", *(d.replace("_", " ") for d in book.data_sets)]
     several = len(book.data_sets) > 1
     if several:
         header.append("mean")
@@ -118,83 +83,6 @@ def claims(book: ScoreBook) -> Table:
         ("claim", "of", "here", "verdict"),
         tuple(rows),
     )
-
-
-def controls(book: ScoreBook) -> Table:
-    """What the document contributes: the retrieved one, the right one, a wrong one, none."""
-    sources: tuple[Source, ...] = ("retrieved", "right", "wrong", "none")
-    rows = [
-        (
-            Cell(_base_name(base, "document")),
-            *(_cell(book, _find(group, "document", source)) for source in sources),
-        )
-        for base, group in _groups(book, "document").items()
-    ]
-    return Table(
-        "Controls",
-        "Mean score by whose document a question got. A system that does as well with a wrong "
-        "document has learnt the answers' format and not the document. For routed systems, "
-        "“right” is the whole library, “wrong” the library without the gold adapter, and “none” "
-        "an empty knowledge slot.",
-        ("system", *sources),
-        tuple(rows),
-    )
-
-
-def by_option(book: ScoreBook, option: str, title: str) -> Table:
-    """The mean score of systems that differ in one option only."""
-    groups = _groups(book, option)
-    values = _ordered({getattr(system, option) for group in groups.values() for system in group})
-    rows = [
-        (
-            Cell(_base_name(base, option)),
-            *(_cell(book, _find(group, option, value)) for value in values),
-        )
-        for base, group in groups.items()
-    ]
-    header = ("system", *(str(value) or "as usual" for value in values))
-    return Table(title, "Mean score in per cent.", header, tuple(rows))
-
-
-def retrievers(book: ScoreBook) -> Table:
-    """What each retriever finds, and what the systems make of it."""
-    groups = _groups(book, "retriever")
-    names = _ordered({system.retriever for group in groups.values() for system in group})
-    rows = []
-    for name in names:
-        found = [_find(group, "retriever", name) for group in groups.values()]
-        one = next(system for system in found if system is not None)
-        recalls = (f"{100 * book.mean_of(one, field):.1f}" for field in ("rprec", "recall"))
-        rows.append((Cell(name), *map(Cell, recalls), *(_cell(book, s) for s in found)))
-    header = ("retriever", "Rprec", "recall@5", *(_base_name(s, "retriever") for s in groups))
-    return Table("Retrievers", "In per cent.", header, tuple(rows))
-
-
-def library_sizes(books: Sequence[ScoreBook]) -> Table | None:
-    """Mean scores by the number of knowledge adapters to choose from."""
-    found = sizes(books)
-    counts = sorted({count for series in found.values() for count in series})
-    if len(counts) < 2:
-        return None
-    rows = tuple(
-        (Cell(name), *(percent(series[n]) if n in series else NOTHING for n in counts))
-        for name, series in found.items()
-    )
-    note = "Mean score by how many knowledge adapters could be chosen."
-    return Table("Library size", note, ("system", *(f"{n:,}" for n in counts)), rows)
-
-
-def sizes(books: Sequence[ScoreBook]) -> dict[str, dict[int, Interval]]:
-    """For each system that routes knowledge, its mean by the number of knowledge adapters."""
-    found: dict[str, dict[int, Interval]] = {}
-    for book in books:
-        kinds = (book.results.about["library"] or {}).get("kinds", {})
-        whole = kinds.get("knowledge", {}).get("adapters", 0)
-        for system in book.systems:
-            if system.routes_knowledge and system.document in ("right", "retrieved"):
-                series = found.setdefault(_base_name(system, "library_size"), {})
-                series[system.library_size or whole] = book.mean(system)
-    return {name: dict(sorted(series.items())) for name, series in found.items() if len(series) > 1}
 
 
 def routing(book: ScoreBook) -> Table:
@@ -291,9 +179,11 @@ def _mean(book: ScoreBook, system: System, data_set: str, *, only_proven: bool =
     return book.mean(system, data_set=data_set, only_proven=only_proven)
 
 
-def _cell(book: ScoreBook, system: System | None) -> Cell:
-    answered = system is not None and system in book.results.systems
-    return percent(book.mean(system)) if system is not None and answered else NOTHING
+def _counted(book: ScoreBook) -> str:
+    """How many questions each data set has."""
+    sizes = Counter(asked.data_set for asked in book.results.questions.values())
+    told = (f"{n:,} of {name.replace('_', ' ')}" for name, n in sizes.items())
+    return f"the questions ({', '.join(told)})"
 
 
 def _share(book: ScoreBook, system: System, oracle: System) -> Cell:
@@ -301,39 +191,3 @@ def _share(book: ScoreBook, system: System, oracle: System) -> Cell:
         return percent(book.share(system, oracle))
     except EvaluationError:  # the oracle has no point in some data set
         return NOTHING
-
-
-def _base(system: System, option: str) -> System:
-    """The system with one option set back."""
-    return System(**{k: v for k, v in system.told().items() if k != option})
-
-
-def _base_name(system: System, option: str) -> str:
-    return _base(system, option).name
-
-
-def _without(book: ScoreBook, option: str) -> list[System]:
-    """The systems with one option set back, once each, in the order of the tables."""
-    bases = dict.fromkeys(_base(system, option) for system in book.systems)
-    return sorted(bases, key=lambda system: ORDER.index(system.mode))
-
-
-def _groups(book: ScoreBook, option: str) -> dict[System, list[System]]:
-    """Systems that differ in one option only; groups of at least two."""
-    groups: dict[System, list[System]] = {base: [] for base in _without(book, option)}
-    for system in book.systems:
-        groups[_base(system, option)].append(system)
-    return {base: group for base, group in groups.items() if len(group) > 1}
-
-
-def _find(group: Iterable[System], option: str, value: object) -> System | None:
-    return next((system for system in group if getattr(system, option) == value), None)
-
-
-def _ordered(values: Iterable[T]) -> list[T]:
-    """Numbers first and by size, then words."""
-    return sorted(values, key=_place)
-
-
-def _place(value: object) -> tuple[bool, float, str]:
-    return (False, float(value), "") if isinstance(value, int) else (True, 0.0, str(value))

@@ -13,7 +13,8 @@ from lag_engine.evaluation import Results, System, find_best, read_records, writ
 from lag_engine.evaluation.claims import judge
 from lag_engine.evaluation.report import to_markdown, write_report
 from lag_engine.evaluation.score_book import ScoreBook
-from lag_engine.evaluation.tables import Cell, Table, all_tables
+from lag_engine.evaluation.table import Cell, Table
+from lag_engine.evaluation.tables import all_tables
 
 N = 60
 

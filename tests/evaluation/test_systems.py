@@ -120,5 +120,7 @@ def test_gold_must_be_known_where_it_is_used(engine, suite):
     assert "gold document" in told["rag"]
     assert "gold" in told["oracle"]
     assert told["lag"] == ""
+    smaller = System("lag", library_size=2)
+    assert "gold document" in obstacle(smaller, blind, engine, makes_adapters=False)
     empty = replace(blind, documents=())
     assert "no documents" in obstacle(System("rag"), empty, engine, makes_adapters=False)

@@ -1,0 +1,171 @@
+"""What `lag evaluate` does with an engine and questions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from lag_engine.cli.console import err, out
+from lag_engine.errors import EvaluationError
+
+if TYPE_CHECKING:
+    from lag_engine.evaluation import (
+        AdapterMaker,
+        Experiment,
+        Results,
+        Retriever,
+        Settings,
+        Suite,
+        System,
+    )
+    from lag_engine.model.engine import LAGEngine
+
+PRACTICAL = (
+    *("base", "lag", "rag", "rag+lag", "prag", "prag+lag"),
+    *("polyprag", "polyprag+lag", "dyprag", "dyprag+lag", "rag+prag+lag"),
+)
+"""The modes that need no gold: what a user can choose from."""
+
+QUICK_SECONDS, QUICK_BATCH = 50.0, 8
+
+
+class EvaluationRun:
+    """An engine and a suite, ready to be compared."""
+
+    def __init__(
+        self,
+        engine: LAGEngine,
+        suite: Suite,
+        settings: Settings,
+        *,
+        translator: Path | None,
+        embedder: str | None,
+    ) -> None:
+        self._engine = engine
+        self._suite = suite
+        self._settings = settings
+        self._embedder = embedder
+        self._maker = _maker(engine, translator)
+
+    def systems(
+        self, modes: Sequence[str] | None, options: dict[str, Any], *, every_combination: bool
+    ) -> list[System]:
+        """The systems to run; what cannot run is told, and an error where it was asked for."""
+        from lag_engine.evaluation import grid, one_at_a_time
+        from lag_engine.routing import MODES
+
+        asked = tuple(modes or MODES)
+        if every_combination:
+            given = {name: values for name, values in options.items() if values}
+            if "documents" in given:
+                given["documents"] = ["retrieved", *given["documents"]]
+            return self._able(grid(asked, **given), is_asked_for=bool(modes))
+        return self._able(one_at_a_time(asked, **options), is_asked_for=bool(modes))
+
+    def full(self, systems: Sequence[System], output: Path, *, batch: int, progress: bool) -> None:
+        """Runs all systems into the output's results file."""
+        self._experiment(systems).run(output / "results.jsonl", batch=batch, progress=progress)
+
+    def quick(self, modes: Sequence[str] | None, *, progress: bool) -> None:
+        """Asks as much as fits into the time, and says which mode is best."""
+        from lag_engine.evaluation import System, find_best
+        from lag_engine.evaluation.score_book import ScoreBook
+
+        systems = [System(mode) for mode in modes or PRACTICAL]
+        systems = self._able(systems, is_asked_for=bool(modes))
+        with TemporaryDirectory() as folder:
+            results = self._experiment(systems, is_shuffled=True).run(
+                Path(folder) / "quick.jsonl",
+                batch=QUICK_BATCH,
+                progress=progress,
+                seconds=QUICK_SECONDS,
+            )
+        print_scores(results)
+        for line in find_best(ScoreBook(results)).lines():
+            out.print(line, highlight=False, markup=False)
+
+    def _experiment(self, systems: Sequence[System], *, is_shuffled: bool = False) -> Experiment:
+        from lag_engine.evaluation import Experiment
+
+        return Experiment(
+            self._engine,
+            self._suite.shuffled(self._settings.seed) if is_shuffled else self._suite,
+            systems,
+            settings=self._settings,
+            retrievers=self._retrievers({s.retriever for s in systems if s.retrieves}),
+            maker=self._maker,
+        )
+
+    def _able(self, systems: Sequence[System], *, is_asked_for: bool) -> list[System]:
+        from lag_engine.evaluation import obstacle
+
+        able, told = [], set()
+        for system in systems:
+            reason = obstacle(
+                system, self._suite, self._engine, makes_adapters=self._maker is not None
+            )
+            if not reason:
+                able.append(system)
+            elif is_asked_for:
+                raise EvaluationError(
+                    f"Expected {system.name!r} to be able to answer {self._suite.name}",
+                    f"found that {reason}",
+                    "supply what is missing, or leave it out",
+                )
+            elif (system.mode, reason) not in told:
+                told.add((system.mode, reason))
+                err.print(f"Left out: {system.mode}, as {reason}.", highlight=False)
+        return able
+
+    def _retrievers(self, names: set[str]) -> list[Retriever]:
+        from lag_engine.evaluation import BM25Retriever, DenseRetriever, HybridRetriever
+
+        texts = [f"{d.title}\n{d.text}".strip() for d in self._suite.documents]
+        made: dict[str, Retriever] = {}
+        if names & {"bm25", "hybrid"}:
+            made["bm25"] = BM25Retriever(texts)
+        if names & {"dense", "hybrid"}:
+            made["dense"] = DenseRetriever(texts, _embed(self._embedder))
+        if "hybrid" in names:
+            made["hybrid"] = HybridRetriever([made["bm25"], made["dense"]])
+        return [made[name] for name in sorted(names)]
+
+
+def _maker(engine: LAGEngine, folder: Path | None) -> AdapterMaker | None:
+    if folder is None:
+        return None
+    from lag_engine.documents import DyPRAG, load_translator
+
+    return DyPRAG(engine, engine.lend(lambda model: load_translator(folder, model)))
+
+
+def _embed(name: str | None) -> Any:
+    from sentence_transformers import SentenceTransformer
+
+    from lag_engine.tiny import embedder_path
+
+    model = SentenceTransformer(name or str(embedder_path()))
+    return lambda texts: model.encode(list(texts), show_progress_bar=False)
+
+
+def print_scores(results: Results) -> None:
+    """Prints each system's mean, the best first."""
+    from rich.table import Table
+
+    from lag_engine.evaluation.score_book import ScoreBook
+
+    book = ScoreBook(results)
+    table = Table("mode", title="Mean score, %")
+    for heading in ("score", "95 %", "ms a question"):
+        table.add_column(heading, justify="right")
+    means = {system: book.mean(system) for system in book.systems}
+    for system, mean in sorted(means.items(), key=lambda item: -item[1].score):
+        table.add_row(
+            system.name,
+            f"{100 * mean.score:.1f}",
+            f"{100 * mean.low:.1f}–{100 * mean.high:.1f}",
+            f"{1000 * book.seconds(system):.0f}",
+        )
+    out.print(table)
