@@ -14,6 +14,21 @@ from lag_integrations.langchain import LAGChatModel
 
 OTHER = EngineKey("lag-tiny-by-another-name")
 
+CANNOT_COPY = pytest.mark.xfail(
+    strict=True,
+    reason="The call follows its schema, but lag-tiny (3.1 M parameters) repeats 5 % of the tokens "
+    "of a text it has not learnt, so the arguments are wrong; it has no tool adapter.",
+)
+CANNOT_DECIDE = pytest.mark.xfail(
+    strict=True,
+    reason="lag-tiny was never taught when to call a tool by itself, and answers with a sentence.",
+)
+CANNOT_END = pytest.mark.xfail(
+    strict=True,
+    reason="lag-tiny writes into the JSON's string until `max_tokens`, so the object stays open.",
+)
+V0_AND_V1 = pytest.mark.parametrize("model", [{}, {"output_version": "v1"}], indirect=True)
+
 pytestmark = [
     pytest.mark.filterwarnings("ignore::langchain_core._api.beta_decorator.LangChainBetaWarning"),
     pytest.mark.filterwarnings("ignore:Benchmark fixture was not used"),
@@ -51,3 +66,29 @@ class TestLAGChatModelIntegration(ChatModelIntegrationTests):
     def enable_vcr_tests(self):
         """Nothing is recorded: a local model sends no requests, so the test runs the model."""
         return True
+
+    @CANNOT_COPY
+    @V0_AND_V1
+    def test_tool_calling(self, model):
+        super().test_tool_calling(model)
+
+    @CANNOT_COPY
+    async def test_tool_calling_async(self, model):
+        await super().test_tool_calling_async(model)
+
+    @CANNOT_DECIDE
+    def test_tool_calling_with_no_arguments(self, model):
+        super().test_tool_calling_with_no_arguments(model)
+
+    @CANNOT_END
+    def test_structured_output_optional_param(self, model):
+        super().test_structured_output_optional_param(model)
+
+    @CANNOT_DECIDE
+    @V0_AND_V1
+    def test_agent_loop(self, model):
+        super().test_agent_loop(model)
+
+    @CANNOT_COPY
+    def test_unicode_tool_call_integration(self, model):
+        super().test_unicode_tool_call_integration(model)
