@@ -23,6 +23,10 @@ CANNOT_DECIDE = pytest.mark.xfail(
     strict=True,
     reason="lag-tiny was never taught when to call a tool by itself, and answers with a sentence.",
 )
+CANNOT_STOP = pytest.mark.xfail(
+    strict=True,
+    reason="Made to call a tool, lag-tiny calls it again: it was never taught that one is enough.",
+)
 CANNOT_END = pytest.mark.xfail(
     strict=True,
     reason="lag-tiny writes into the JSON's string until `max_tokens`, so the object stays open.",
@@ -76,7 +80,7 @@ class TestLAGChatModelIntegration(ChatModelIntegrationTests):
     async def test_tool_calling_async(self, model):
         await super().test_tool_calling_async(model)
 
-    @CANNOT_DECIDE
+    @CANNOT_STOP
     def test_tool_calling_with_no_arguments(self, model):
         super().test_tool_calling_with_no_arguments(model)
 
