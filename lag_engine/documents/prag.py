@@ -81,7 +81,8 @@ class PRAG(PassageEncoder):
                 on_step=watch,
             )
 
-        trained = self._lend(train)
+        with watch.waiting():
+            trained = self._lend(train)
         watch.finish()
         offers = [
             AdapterSource(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -43,9 +45,14 @@ class TrainingWatch:
         self._epoch: list[Tensor] = []
         self._last = torch.full((len(group),), torch.nan)
         self._n_epochs = torch.zeros(len(group), dtype=torch.long)
+        self._is_interrupted = threading.Event()
 
     def __call__(self, step: int, losses: StepLosses) -> None:
-        """Takes in a step."""
+        """Takes in a step; raises if nobody waits for the training any more."""
+        if self._is_interrupted.is_set():
+            raise DocumentError(
+                "Expected somebody to wait for the training", "it was interrupted", "Encode again"
+            )
         self._left -= self._share
         self._bar.advance(self._share, loss=float(losses.tokens.mean()))
         self._epoch.append(losses.tokens)
@@ -56,6 +63,18 @@ class TrainingWatch:
         self._last = torch.where(losses.is_running, means, self._last)
         self._n_epochs += losses.is_running
         self._log.write([self._row(g) for g in losses.is_running.nonzero().flatten().tolist()])
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Ends the training at its next step if the wait for it ends with an error.
+
+        Ctrl-C reaches the thread that waits; the one that trains an engine's model goes on.
+        """
+        try:
+            yield
+        except BaseException:
+            self._is_interrupted.set()
+            raise
 
     @property
     def n_passages(self) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -18,6 +20,7 @@ from lag_engine.errors import (
     AdapterMismatchError,
     DocumentError,
     DuplicateAdapterError,
+    LagError,
     LibraryError,
 )
 
@@ -322,3 +325,26 @@ def test_other_adapters_of_the_library_stay(prag, library, make_passage):
     before = library.info("task")
     prag().encode([replace(make_passage(0), text="Changed.")])
     assert library.info("task") == before
+
+
+def test_an_interrupted_wait_ends_the_training_on_the_engines_thread(
+    prag, pico, library, make_passage, monkeypatch
+):
+    settings = replace(prag().settings, epochs=10**6)
+    with LAGEngine(pico.model, pico.tokenizer, library, name="pico") as engine:
+        encoder = PRAG.from_engine(engine, settings=settings, progress=False)
+        lend = encoder._lend
+
+        def interrupted(work):
+            def wait():
+                with suppress(LagError):
+                    lend(work)
+
+            threading.Thread(target=wait).start()
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(encoder, "_lend", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            encoder.encode([make_passage(0)])
+    assert engine.is_closed
+    assert not library.list()
