@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lag_engine import LAGEngine
 
 _engines: dict[EngineKey, LAGEngine] = {}
+_built_by_hand: set[EngineKey] = set()
 _locks: dict[EngineKey, threading.Lock] = {}
 _registry_lock = threading.Lock()
 
@@ -49,13 +50,15 @@ class EngineKey:
 def get_engine(key: EngineKey) -> LAGEngine:
     """The process's engine for the key; loads it at the first call, once, whatever the threads.
 
+    One that somebody has closed is loaded again, except one that was built by hand.
+
     Raises:
         LagError: the model or the library cannot be loaded.
     """
     with _registry_lock:
         lock = _locks.setdefault(key, threading.Lock())
     with lock:
-        engine = _engines.get(key)
+        engine = loaded_engine(key)
         if engine is None:
             engine = _engines[key] = _load(key)
         return engine
@@ -63,7 +66,10 @@ def get_engine(key: EngineKey) -> LAGEngine:
 
 def loaded_engine(key: EngineKey) -> LAGEngine | None:
     """The key's engine if it is already in memory."""
-    return _engines.get(key)
+    engine = _engines.get(key)
+    if engine is None or key in _built_by_hand:
+        return engine
+    return None if engine.is_closed else engine
 
 
 def register_engine(key: EngineKey, engine: LAGEngine) -> None:
@@ -82,6 +88,7 @@ def register_engine(key: EngineKey, engine: LAGEngine) -> None:
                 "Register this engine under another name, or release the first",
             )
         _engines[key] = engine
+        _built_by_hand.add(key)
 
 
 def release_engine(key: EngineKey) -> None:
@@ -90,6 +97,7 @@ def release_engine(key: EngineKey) -> None:
         lock = _locks.setdefault(key, threading.Lock())
     with lock:
         engine = _engines.pop(key, None)
+        _built_by_hand.discard(key)
     if engine is not None:
         engine.close()
 

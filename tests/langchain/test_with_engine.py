@@ -153,3 +153,13 @@ def test_the_heat_map_is_a_picture_of_the_trace(llm, tmp_path):
     n_prompt_tokens = answer.usage_metadata["input_tokens"]
     write_heat_map(trace, path, title="Who is Rosa?", n_prompt_tokens=n_prompt_tokens)
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_model_loads_its_engine_again_after_it_was_closed(on_disk):
+    llm = LAGChatModel(model=str(on_disk.model), library=str(on_disk.library), max_tokens=3)
+    try:
+        before = llm.invoke("Who is Rosa?").content
+        llm.engine.close()
+        assert llm.invoke("Who is Rosa?").content == before
+    finally:
+        release_engine(llm.engine_key)
