@@ -137,8 +137,10 @@ class PromptEncoder:
 
     def _render(self, messages: Sequence[Message], **options: Any) -> Any:
         with self._lock:
+            # A prompt that is too long is refused later; the tokenizer's warning says other things.
             return self.tokenizer.apply_chat_template(
-                [dict(message) for message in messages], **options
+                [dict(message) for message in messages],
+                **{"tokenizer_kwargs": {"verbose": False}, **options},
             )
 
     def check_length(self, length: int, *, room: int) -> None:

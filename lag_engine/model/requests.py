@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -131,6 +133,7 @@ class RequestBuilder:
 
     def plan(self, mode: str, options: Mapping[str, Any]) -> Plan:
         """The plan of a mode, flat `adapters` split into slots by their kinds."""
+        _check_options(options)
         adapters = options.get("adapters")
         if adapters is None or self.library is None or _is_by_slot(adapters):
             return Plan.from_mode(mode, **options)
@@ -162,6 +165,17 @@ class RequestBuilder:
             return frozenset()
         added = self.tokenizer.get_added_vocab()
         return frozenset(added[stop] for stop in stops if stop in added)
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    known = list(inspect.signature(Plan.from_mode).parameters)[1:]
+    for unknown in (name for name in options if name not in known):
+        near = difflib.get_close_matches(unknown, known, n=1)
+        raise PlanError(
+            f"Expected options of a plan, which are {', '.join(known)}",
+            f"found {unknown!r}",
+            f"Did you mean {near[0]!r}?" if near else "Leave it out",
+        )
 
 
 def per_row(name: str, value: object, n: int) -> Sequence[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 
 import pytest
@@ -405,3 +406,15 @@ def test_a_library_made_for_another_name_needs_consent(tmp_path, text_model, byt
         LAGEngine(text_model, byte_tokenizer, path)
     with LAGEngine(text_model, byte_tokenizer, path, allow_other_base=True) as engine:
         assert engine.name == "org/our-model"
+
+
+def test_a_mistyped_option_of_a_plan_is_told(engine):
+    with pytest.raises(PlanError, match="Did you mean 'retrieve_k'"):
+        engine.plan("lag", retreive_k=5)
+
+
+def test_a_prompt_that_is_too_long_is_an_error_and_no_warning_besides(engine, caplog, monkeypatch):
+    monkeypatch.setattr(engine.tokenizer, "model_max_length", 8)
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    engine.tokenize_messages([{"role": "user", "content": "a" * 20}])
+    assert not caplog.records
