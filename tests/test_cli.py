@@ -143,7 +143,7 @@ def test_ask_puts_context_into_the_prompt(ask, tmp_path):
         (("--mode", "prag", "--adapter", "nobody"), "nobody"),
         (("--mode", "prag", "--adapter", "doc-1=much"), "write the weight like 0.5"),
         (("--mode", "lag", "--context", "x.txt"), "mode that reads documents"),
-        (("--context", "not-there.txt"), "UTF-8 text file"),
+        (("--context", "not-there.txt"), "Found: [Errno 2]"),
     ],
 )
 def test_mistakes_in_a_question_are_told(ask, arguments, message):

@@ -38,7 +38,7 @@ def print_error(error: LagError) -> None:
 def _line(label: str, text: str) -> Text:
     text = text.strip()
     if text.lower().startswith(label.lower()):
-        text = text[len(label) :].lstrip()
+        text = text[len(label) :].lstrip(": ")
     return Text.assemble((f"{label}: ", "bold"), (text, "default"))
 
 

@@ -82,13 +82,16 @@ def report(error: BaseException) -> None:
 async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first: Mapping[str, Any] = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"] if part != "body")
+    if first["type"] == "json_invalid":  # its place is a character, and no field
+        place, found = "", f"{first['msg']} at character {first['loc'][-1]}"
+    else:
+        place, found = ".".join(str(p) for p in first["loc"] if p != "body"), str(first["msg"])
     told = LagError(
-        f"Expected a valid request{f', but `{field}` is not' if field else ''}",
-        f"found: {first['msg']}",
+        f"Expected a valid request{f', but `{place}` is not' if place else ''}",
+        f"Found: {found}",
         "correct it; GET /openapi.json lists every field",
     )
-    return JSONResponse(_body(str(told), 400, param=field or None), 400)
+    return JSONResponse(_body(str(told), 400, param=place or None), 400)
 
 
 async def _on_http(request: Request, error: Exception) -> JSONResponse:

@@ -138,3 +138,13 @@ def test_an_error_in_the_middle_of_a_stream_is_its_last_event(served, stream, mo
     assert done == "[DONE]"
     assert error["error"]["type"] == "server_error"
     assert chunks[0]["choices"][0]["delta"]["role"] == "assistant"
+
+
+def test_a_body_that_is_no_json_is_told_by_the_character(client):
+    reply = client.post(
+        "/v1/chat/completions", content="{bad", headers={"content-type": "application/json"}
+    )
+    assert reply.status_code == 400
+    error = reply.json()["error"]
+    assert "JSON decode error at character 1" in error["message"]
+    assert error["param"] is None
