@@ -29,7 +29,10 @@ Pairs = Annotated[
     typer.Option(help='A file of lines {"id": FILE, "question": ..., "answer": ...}.'),
 ]
 AnyAnswer = Annotated[
-    bool, typer.Option("--any-answer", help="The file's answers need not stand in the passages.")
+    bool,
+    typer.Option(
+        "--any-answer", help="Answers for one passage (FILE#0, ...) need not stand in it."
+    ),
 ]
 Write = Annotated[
     Literal["none", "self"],

@@ -35,7 +35,10 @@ def show_report(report: SyncReport, *, unused_lines: Sequence[int]) -> None:
     if unused_lines:
         shown = ", ".join(map(str, unused_lines[:_MOST_LINES]))
         more = " ..." if len(unused_lines) > _MOST_LINES else ""
-        err.print(f"Lines of the pairs file that no passage took: {shown}{more}", highlight=False)
+        err.print(
+            f"Lines of the pairs file whose file or answer is in no passage: {shown}{more}",
+            highlight=False,
+        )
     for error in report.failed.values():
         print_error(error)
 
@@ -58,3 +61,9 @@ def show_status(found: Sequence[DocumentStatus]) -> None:
         numbers = (str(status.n_passages), str(status.n_current))
         table.add_row(status.id, status.state, *numbers, status.updated or "never")
     out.print(table)
+    if counts["stale"]:
+        err.print(
+            "Stale: an adapter is missing, or was made with other options or pairs than are given "
+            "now.",
+            highlight=False,
+        )

@@ -98,7 +98,7 @@ def test_pairs_from_a_file_are_taken_and_lines_left_over_are_told(lag, model, tm
     path.write_text("\n".join(map(json.dumps, rows)))
     result = lag("--model", model, "--pairs", path)
     assert "4 new" in result.stdout
-    assert "no passage took: 2" in result.stderr
+    assert "in no passage: 2" in result.stderr
     assert "4 current" in lag("--pairs", path, "--status").stdout
     assert "4 stale" in lag("--status").stdout, "without the file they would be others"
 
