@@ -77,7 +77,7 @@ def train_task_adapters(
                 [
                     [
                         *(_task_example(corpus, task) for _ in range(TASK_ROWS)),
-                        *(_foreign_task(corpus, task) for _ in range(TASK_SILENT_ROWS)),
+                        *(foreign_task(corpus, task) for _ in range(TASK_SILENT_ROWS)),
                     ]
                     for task in TASKS
                 ],
@@ -164,7 +164,7 @@ def _task_example(corpus: Corpus, task: str) -> Example:
     return Example(row.ids, row.weights, [i < covered for i in range(len(row.ids))])
 
 
-def _foreign_task(corpus: Corpus, task: str) -> Example:
+def foreign_task(corpus: Corpus, task: str) -> Example:
     """A question of another task in either style, on which to be silent."""
     other = corpus.rng.choice([t for t in TASKS if t != task])
     entity, context = _subject(corpus)

@@ -16,6 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lag_engine.tiny.corpus import Batch, Corpus, dev_rows
 from lag_engine.tiny.tokenizer import build_tokenizer
+from lag_engine.tiny.twins import add_twins
 
 STEPS = 3000
 BATCH_ROWS = 36
@@ -93,6 +94,7 @@ def train_base(folder: Path, *, seed: int = 0, steps: int = STEPS) -> None:
                 },
                 checkpoint,
             )
+    add_twins(model.eval(), tokenizer, seed=seed)
     model.bfloat16().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

@@ -40,17 +40,21 @@ from lag_engine.tiny.embedder import train_embedder
 from lag_engine.tiny.shipped import (
     ASSETS,
     SEED,
+    TOOL_ADAPTER,
     DocumentSplit,
     document_id,
     documents,
     world_entities,
 )
 from lag_engine.tiny.tasks import TASKS
+from lag_engine.tiny.tool_adapter import STEPS as TOOL_STEPS
+from lag_engine.tiny.tool_adapter import ToolStep, train_tool_adapter
 
 BASE_MODEL = "lag-tiny"
 GROUP = 25
 """Document adapters trained in one stack."""
 STORE_DTYPE = torch.float16
+TRANSIENT = ("checkpoint.pt", "*.lock", "*.sqlite-wal", "*.sqlite-shm")
 
 console = Console()
 
@@ -86,11 +90,10 @@ def build(work: Path, output: Path, *, base_steps: int = STEPS, seed: int = SEED
     build_task_adapters(work / "adapters" / "tasks", model, tokenizer, seed=seed)
     build_document_adapters(work / "adapters" / "documents", model, tokenizer, seed=seed)
     _stage(work / "library", lambda: build_library(work / "library", work))
+    build_tool_adapter(work, model, tokenizer, seed=seed)
     for part in ("model", "embedder", "adapters", "library"):
         shutil.rmtree(output / part, ignore_errors=True)
-        shutil.copytree(
-            work / part, output / part, ignore=shutil.ignore_patterns("checkpoint.pt", "*.lock")
-        )
+        shutil.copytree(work / part, output / part, ignore=shutil.ignore_patterns(*TRANSIENT))
 
 
 def build_task_adapters(
@@ -164,6 +167,26 @@ def build_library(path: Path, work: Path, *, split: DocumentSplit = "eval") -> N
         library.add_many(sources)
 
 
+def build_tool_adapter(
+    work: Path,
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    seed: int,
+    steps: int = TOOL_STEPS,
+) -> None:
+    """Trains the tool adapter among the library's others, writes its PEFT folder and adds it."""
+    folder = f"tasks/{TOOL_ADAPTER}"
+    with AdapterLibrary.open(work / "library") as library:
+        if TOOL_ADAPTER in library:
+            return
+        modules = train_tool_adapter(
+            model, tokenizer, library, seed=seed, steps=steps, on_step=_tell_tools
+        )
+        write_peft(work / "adapters" / folder, _peft(modules))
+        library.add(_read(work, folder), name=TOOL_ADAPTER, kind="task")
+
+
 def _read(work: Path, folder: str) -> PeftAdapter:
     """One PEFT folder, with a source that means something on other machines."""
     return replace(read_peft(work / "adapters" / folder), source=f"{BASE_MODEL}/adapters/{folder}")
@@ -191,6 +214,10 @@ def _teller(what: str) -> Callable[[int, StepLosses], None]:
         _tell(what, step, losses.tokens.mean().item(), losses.silence.mean().item())
 
     return tell
+
+
+def _tell_tools(step: int, report: ToolStep) -> None:
+    _tell("tools", step, report.tokens, report.wanted, report.foreign, report.silence)
 
 
 def _tell(what: str, step: int, *losses: float) -> None:

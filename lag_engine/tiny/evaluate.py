@@ -42,6 +42,7 @@ from lag_engine.tiny.shipped import (
     questions,
 )
 from lag_engine.tiny.tasks import TASKS, ask, with_context
+from lag_engine.tiny.tool_evaluation import evaluate_tools, tool_cases
 from lag_engine.tiny.world import known_world
 
 Source = Literal["none", "gold", "retrieved", "wrong"]
@@ -257,18 +258,25 @@ def main() -> None:
     with LAGEngine.from_pretrained("lag-tiny") as engine:
         abilities = base_abilities(engine, world)
         results = evaluate(engine, world, tell=console.print)
+        tools = evaluate_tools(
+            engine,
+            tool_cases(engine.tokenizer, "eval"),
+            tell=console.print,
+        )
     print_table(results, console)
     shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in abilities.items())
     console.print(f"the base model alone, in its own words: {shares}")
     console.print(f"the right document was retrieved for {100 * retrieval:.1f} % of the questions")
     if arguments.output:
         about = {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
-        arguments.output.write_text(
-            json.dumps(
-                {"about": about, "base": abilities, "retrieval": retrieval, "systems": results},
-                indent=1,
-            )
-        )
+        measured = {
+            "about": about,
+            "base": abilities,
+            "retrieval": retrieval,
+            "systems": results,
+            "tools": tools,
+        }
+        arguments.output.write_text(json.dumps(measured, indent=1))
 
 
 if __name__ == "__main__":

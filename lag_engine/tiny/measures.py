@@ -22,10 +22,11 @@ def exact_match(asked: Sequence[TinyQuestion], answers: Sequence[str]) -> dict[s
     for question, answer in zip(asked, answers, strict=True):
         for label in (question.task, "mean"):
             hits[label].append(float(answer == question.answer))
-    return {label: _interval(values) for label, values in hits.items()}
+    return {label: interval(values) for label, values in hits.items()}
 
 
-def _interval(values: list[float]) -> dict[str, float]:
+def interval(values: list[float]) -> dict[str, float]:
+    """The mean of the values with its bootstrap interval of 95 %."""
     rng = random.Random(0)
     means = sorted(sum(rng.choices(values, k=len(values))) / len(values) for _ in range(RESAMPLES))
     return {

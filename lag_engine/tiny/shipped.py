@@ -15,6 +15,8 @@ from lag_engine.tiny.world import KINDS, Entity, Split, fixed_world, known_world
 DocumentSplit = Literal["dev", "eval"]
 SEED = 0
 DOCUMENTS_PER_KIND = 50
+TOOL_ADAPTER = "tool_calling"
+"""The task adapter that calls tools; it joins the library after those of ``tasks.TASKS``."""
 CONTEXT_PROMPT = "Text: {context}\n\n{input}"
 """The user's message of a retrieval chain, as the tiny model was trained to read it."""
 

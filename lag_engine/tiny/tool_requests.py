@@ -118,8 +118,8 @@ class CaseMaker:
     def _call(self) -> Case:
         tool = random_tool(self.side, self.rng)
         twice = bool(tool.arguments) and self.rng.random() < 0.06
-        sets = [self._arguments(tool) for _ in range(2 if twice else 1)]
-        request = self._twice(tool, sets) if twice else self._request(tool, sets[0])
+        sets = [self.arguments(tool) for _ in range(2 if twice else 1)]
+        request = self._twice(tool, sets) if twice else self.request(tool, sets[0])
         history = self._history() if self.rng.random() < 0.15 else []
         return Case(
             "call",
@@ -128,7 +128,7 @@ class CaseMaker:
             tuple(Call(tool.name, arguments) for arguments in sets),
         )
 
-    def _arguments(self, tool: Tool) -> dict[str, Any]:
+    def arguments(self, tool: Tool) -> dict[str, Any]:
         """Values of all required arguments and some of the others, in the schema's order."""
         return {
             a.name: values.random_value(a, self._values, self.rng)
@@ -148,7 +148,8 @@ class CaseMaker:
             {"role": "assistant", "content": _sentence(entity, relation.name)},
         ]
 
-    def _request(self, tool: Tool, arguments: dict[str, Any]) -> str:
+    def request(self, tool: Tool, arguments: dict[str, Any]) -> str:
+        """A request for the tool that says every argument, in one of several styles."""
         styles = [self._notation, self._named]
         if tool.verb:
             styles += [self._natural, self._natural, self._natural]
@@ -291,14 +292,14 @@ class CaseMaker:
 
     def _result(self) -> Case:
         tool = random_tool(self.side, self.rng)
-        arguments = self._arguments(tool)
-        result, answer = self._outcome()
+        arguments = self.arguments(tool)
+        result, answer = self.outcome()
         messages = _after_call(
-            self._request(tool, arguments), [Call(tool.name, arguments)], [result]
+            self.request(tool, arguments), [Call(tool.name, arguments)], [result]
         )
         return Case("result", self.tools(with_=tool), messages, text=answer)
 
-    def _outcome(self) -> tuple[str, str]:
+    def outcome(self) -> tuple[str, str]:
         """A tool's result and the sentence about it."""
         rng = self.rng
         argument = Argument(rng.choice(NOUNS), rng.choice(("string", "integer", "number")))
@@ -313,7 +314,7 @@ class CaseMaker:
         return sentence, sentence
 
     def _chat(self) -> Case:
-        said, answer = self.rng.choice(_CHAT)
+        said, answer = self.rng.choice(CHAT)
         return Case("chat", self.tools(), ({"role": "user", "content": said},), text=answer)
 
     def _recall(self) -> Case:
@@ -329,7 +330,7 @@ class CaseMaker:
         missing = random_tool(self.side, self.rng)
         if not tools or not missing.verb or any(t.thing == missing.thing for t in tools):
             return self._unfit()
-        request = self._natural(missing, self._arguments(missing))
+        request = self._natural(missing, self.arguments(missing))
         return Case("unfit", tools, ({"role": "user", "content": request},), text=NO_TOOL)
 
 
@@ -395,7 +396,7 @@ _OUTCOMES = (
     "Your {n} is ready.",
     "There are {v} here.",
 )
-_CHAT = (
+CHAT = (
     ("Hello!", "Hello! What can I do for you?"),
     ("Hi", "Hello! What can I do for you?"),
     ("hello", "Hello! What can I do for you?"),

@@ -38,6 +38,11 @@ def random_value(argument: Argument, side: Split, rng: random.Random) -> Any:
         return rng.randrange(size) * (-1 if rng.random() < 0.1 else 1)
     if argument.type == "number":
         return round(rng.uniform(0, 10 ** rng.randrange(1, 4)), rng.choice((1, 1, 2)))
+    return random_text(side, rng)
+
+
+def random_text(side: Split, rng: random.Random) -> str:
+    """A value of type string: a name, a place, other scripts, an identifier, some words."""
     return rng.choices(_TEXTS, _TEXT_SHARES)[0](side, rng)
 
 
