@@ -103,23 +103,28 @@ class PassageEncoder(ABC):
         self._pad = int(pad if pad is not None else tokenizer.eos_token_id or 0)
 
     @classmethod
-    def from_engine(cls, engine: LAGEngine, **options: Any) -> Self:
-        """Encodes into an engine's library on its model, between its answers, group by group.
+    def from_engine(
+        cls, engine: LAGEngine, library: AdapterLibrary | None = None, **options: Any
+    ) -> Self:
+        """Encodes on an engine's model, between its answers, group by group.
 
         Args:
-            engine: With a library that is open for writing; answers go on meanwhile.
+            engine: Answers go on meanwhile, and see what was added.
+            library: The one the engine answers with, open for writing: a second opening of the
+                folder where the engine's own is read-only, as by default. None is the engine's own.
             **options: As for the class.
 
         Raises:
-            LibraryError: The engine has no library, or one that is read-only.
+            LibraryError: There is no library, or it is read-only.
         """
-        if engine.library is None:
+        target = engine.library if library is None else library
+        if target is None:
             raise LibraryError(
                 "Expected an engine with a library",
                 "found one without",
-                "make it with LAGEngine(..., library=path, read_only=False)",
+                "make it with LAGEngine(..., library=path)",
             )
-        return cls(engine.model, engine.tokenizer, engine.library, lend=engine.lend, **options)
+        return cls(engine.model, engine.tokenizer, target, lend=engine.lend, **options)
 
     def adapter_name(self, passage: Passage) -> str:
         """The name of the passage's entry in the library."""

@@ -8,6 +8,9 @@ from typing import Any
 KNOWN_FORMATS = frozenset(
     ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")
 )
+MOST = 2**53 - 1
+"""The largest integer that every JSON reader takes exactly (RFC 8259, section 6)."""
+
 _MERGING = ("allOf", "anyOf", "oneOf", "$ref")
 _SCHEMAS = ("items", "additionalProperties", "not", "if", "then", "else", "contains")
 _LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
@@ -20,6 +23,7 @@ def prepared(schema: Mapping[str, Any]) -> dict[str, Any]:
     - An object that lists its properties and does not say what others may come has no others: a
       small model would go on inventing them. Where parts of an object's schema are merged (`allOf`,
       or a reference beside properties) all are left as they are.
+    - An integer without bounds is at most `MOST`, so that its digits come to an end.
     - OpenAPI's `nullable` becomes JSON schema's own null.
     - A `format` outside JSON schema's own is an annotation by its rules, and is dropped.
     """
@@ -43,9 +47,16 @@ def _prepare(node: Any, closes: bool) -> Any:
             schema[key] = {name: _prepare(part, closes) for name, part in schema[key].items()}
     if "format" in schema and schema["format"] not in KNOWN_FORMATS:
         del schema["format"]
+    if _is_unbounded_integer(schema):
+        schema |= {"minimum": -MOST, "maximum": MOST}
     if closes and _is_open_object(schema):
         schema["additionalProperties"] = False
     return _with_null(schema) if schema.pop("nullable", False) is True else schema
+
+
+def _is_unbounded_integer(schema: Mapping[str, Any]) -> bool:
+    bounds = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "enum", "const"}
+    return schema.get("type") == "integer" and not bounds & set(schema)
 
 
 def _is_open_object(schema: Mapping[str, Any]) -> bool:

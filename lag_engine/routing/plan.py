@@ -200,11 +200,16 @@ def _pinned(
         raise PlanError(
             f"Expected pinned adapters for {_listed(list(slots))} in mode {mode!r}",
             f"Found them for {_listed(list(given))}",
-            'Pass adapters={"task": names, "knowledge": names} with exactly these slots'
+            f"Pass adapters={{{_example(slots)}}}; over retrieved documents, the parametric "
+            "documents chain or synthesizer does"
             if slots
             else "Leave adapters out, or choose a mode that pins some, such as 'prag'",
         )
     return {slot: slots[slot](names) for slot, names in given.items()}
+
+
+def _example(slots: Iterable[Slot]) -> str:
+    return ", ".join(f'"{slot}": names' for slot in slots)
 
 
 def _by_slot(adapters: Names | None, slots: list[Slot]) -> dict[Slot, Weights]:

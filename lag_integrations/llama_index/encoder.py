@@ -40,6 +40,10 @@ class AdapterEncoder(TransformComponent):
     Put it behind the splitter of an `IngestionPipeline`. Running again encodes only what is new,
     with or without the pipeline's cache. The metadata is hidden from prompts and embeddings.
 
+        library = AdapterLibrary.open("my-adapters")  # for writing; the LLM opened it read-only
+        encoder = PRAG.from_engine(llm.engine, library, settings=PRAGSettings(epochs=10))
+        pipeline = IngestionPipeline([splitter, AdapterEncoder(encoder=encoder), embedding])
+
     Args:
         encoder: a `PRAG`, or another with its methods; its library is the one to answer with.
         passage_id: names a node's passage. By default by content, because node ids of most

@@ -12,8 +12,7 @@ from llama_index.core.ingestion import IngestionCache, IngestionPipeline
 from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.schema import MetadataMode, NodeWithScore
 
-from lag_engine import AdapterLibrary, DocumentError, LAGEngine, PRAGSettings, tiny
-from lag_integrations.engine_encoder import EngineEncoder
+from lag_engine import PRAG, AdapterLibrary, DocumentError, LAGEngine, PRAGSettings, tiny
 from lag_integrations.llama_index import AdapterEncoder, AdapterPostprocessor
 
 
@@ -147,7 +146,7 @@ def tiny_engine(tmp_path):
 
 def test_prag_encodes_on_the_answering_model_and_its_adapters_are_current(tiny_engine, make_llm):
     settings = PRAGSettings(epochs=1, learning_rate=0.01)
-    encoder = EngineEncoder(
+    encoder = PRAG.from_engine(
         tiny_engine.engine, tiny_engine.library, settings=settings, progress=False
     )
     transform = AdapterEncoder(encoder=encoder)
