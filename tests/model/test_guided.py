@@ -270,6 +270,8 @@ OPTIONAL = {
         ({"type": "string", "nullable": False}, None, False),
         ({"type": "integer", "minimum": 3, "maximum": 12}, 12, True),
         ({"type": "integer", "minimum": 3, "maximum": 12}, 13, False),
+        ({"type": "integer"}, -(2**53 - 1), True),
+        ({"type": "integer"}, 2**60, False),  # a small model would write digits for ever
         ({"type": "number", "multipleOf": 0.5}, 1.5, True),
         ({"type": "number", "multipleOf": 0.5}, 1.3, False),
         ({"type": "array", "items": {"type": "boolean"}, "minItems": 1, "maxItems": 2}, [], False),
