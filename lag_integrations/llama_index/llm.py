@@ -51,28 +51,10 @@ class LAGLLM(GuidedPrediction):
     A response's `raw` has "usage", "finish_reason" and "lag_routing"; in a stream, the last one's.
 
     Args:
-        model: "lag-tiny" (the model that ships with the package), a model folder or a hub id.
-        library: the adapter library's folder; None for the model's own default.
-        mode: "base", "lag", "rag+lag", "prag+lag", ...: what is applied; see the README's table.
-        adapters: adapters to pin, for the modes that pin: names or `{name: weight}`, or both by
-            slot, `{"task": ..., "knowledge": ...}`.
-        routing: options of the plan: `retrieve_k`, `score`, `top_k`, `temperature`, `floor`,
-            `candidates`, `knowledge_routed`.
-        max_tokens: most tokens an answer may have.
-        temperature: 0 is greedy.
-        top_p: nucleus sampling; 1 is off.
-        top_k: sample among the likeliest tokens only; None is off.
-        repetition_penalty: 1 is off.
-        seed: of the sampling; None draws one per call.
-        stop: strings that end the answer; a call's `stop` replaces them.
-        trace: how much routing stands in `raw["lag_routing"]`. "none" is free.
         context_window: what `metadata` tells; None for the model's own.
-        revision: of a hub id.
-        dtype: "auto" or a torch dtype's name.
-        device: "auto" or a torch device's name.
-        quantization: "4bit", "8bit" or None.
         **kwargs: those of every LlamaIndex LLM: `system_prompt`, `messages_to_prompt`,
-            `completion_to_prompt`, `callback_manager`, `pydantic_program_mode`, ...
+            `completion_to_prompt`, `callback_manager`, `pydantic_program_mode`, ... The other
+            arguments are those of `ModelSettings`.
     """
 
     @classmethod
