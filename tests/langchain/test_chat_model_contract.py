@@ -85,7 +85,7 @@ def test_the_profile_is_told_from_config_and_template_without_loading(llm, tmp_p
 
 
 def test_a_model_on_another_model_has_its_own_profile(llm):
-    assert llm._with(model="owner/not-there").profile is None
+    assert llm.with_changes(model="owner/not-there").profile is None
 
 
 def test_versions_are_told_to_traces(llm):
