@@ -31,7 +31,7 @@ from lag_engine.tiny.tool_rows import ToolRow, ToolRows
 ALPHA = 32.0
 STEPS = 2400
 PEAK_LR = 2.5e-3
-ROWS, FOREIGN_ROWS = 16, 12
+ROWS, FOREIGN_ROWS, KNOWN_ROWS = 16, 12, 3
 PLAIN_SHARE = 0.35
 """Share of the steps, from the first on, that run it pinned and alone."""
 ROUTED_SHARE, DOCUMENTS_SHARE = 0.8, 0.65
@@ -44,8 +44,13 @@ ROUTE_TOKENS = 384
 """Tokens whose routing is looked at in such a step; each costs as much as 16 modules' products."""
 ROUTE_WEIGHT = 16.0
 """Weight of the hinge's mean over modules."""
-SILENCE = (10.0, 500.0)
+SILENCE = (20.0, 100.0)
 """Weight of the silence penalty at the first and at the last step."""
+QUIET_TOKENS = 96
+"""Foreign tokens, the most frequent, that the adapter is deaf to in layer 0.
+
+Its first inputs are the tokens themselves, so a prompt with tools and one without cannot be told
+apart there: what both hold, such as the mark of a turn, has to be left to the others."""
 START_TEXTS, FOREIGN_TEXTS = 100, 300
 """Prompts that the start is regressed on."""
 
@@ -76,6 +81,13 @@ class _Modules:
     def label(self, labels: Labels | None) -> None:
         for rival in self.rivals.values():
             rival.labels = labels
+
+    @torch.no_grad()
+    def silence(self, quiet: Tensor) -> None:
+        """Takes the quiet directions (K, D_in) out of what layer 0 listens to."""
+        for name in ("q_proj", "k_proj", "v_proj"):
+            A = self.rivals[f"model.layers.0.self_attn.{name}"].lora_A
+            A.sub_((A @ quiet.T) @ quiet)
 
     def mean(self, name: str) -> Tensor:
         return torch.stack([getattr(rival, name) for rival in self.rivals.values()]).mean()
@@ -109,7 +121,9 @@ def train_tool_adapter(
     others = Corpus(tokenizer, seed=seed, stream="foreign to tools")
     foreign = [_foreign(others, rows.rng).ids for _ in range(FOREIGN_TEXTS)]
     start = copying_start(model, texts, foreign, scaling=ALPHA / RANK, seed=seed)
+    quiet = _quiet_directions(model, foreign)
     with _installed(model, library, start) as modules:
+        modules.silence(quiet)
         parameters = [p for r in modules.rivals.values() for p in (r.lora_A, r.lora_B)]
         optimizer = torch.optim.AdamW(parameters, lr=PEAK_LR, weight_decay=0.0)
         trainer = _Trainer(model, modules, rows, others, steps)
@@ -119,6 +133,7 @@ def train_tool_adapter(
             report = trainer.backward(step)
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
+            modules.silence(quiet)
             optimizer.zero_grad(set_to_none=True)
             if on_step is not None:
                 on_step(step, report)
@@ -156,15 +171,14 @@ class _Trainer:
             is_routed=not is_plain and self.rng.random() < ROUTED_SHARE,
             has_documents=not is_plain and self.rng.random() < DOCUMENTS_SHARE,
         )
-        batch = _batch(next(self._batches))
+        batch = _batch(next(self._batches), whole=True)
         is_taught = step % ROUTE_EVERY == 0
         loss = tokens = self._tokens_loss(batch, is_wanted=True if is_taught else None)
         if not is_taught:
             loss.backward()
             return ToolStep(tokens.item(), 0.0, 0.0, 0.0)
         wanted = self.modules.mean("hinge")
-        foreign_rows = [_foreign(self.others, self.rng) for _ in range(FOREIGN_ROWS)]
-        self._tokens_loss(_batch(foreign_rows), is_wanted=False)
+        self._tokens_loss(_batch(self._foreign_rows()), is_wanted=False)
         foreign, silence = self.modules.mean("hinge"), self.modules.mean("penalty")
         weight = SILENCE[0] + (SILENCE[1] - SILENCE[0]) * self._done
         loss = tokens + ROUTE_WEIGHT * (wanted + foreign) + weight * silence
@@ -174,7 +188,7 @@ class _Trainer:
     def _tokens_loss(self, batch: _Batch, *, is_wanted: bool | None) -> Tensor:
         """Weighted mean cross entropy; the modules keep what they were taught of routing."""
         ids, weights = batch.ids[:, :-1], batch.weights[:, 1:]
-        places = batch.is_real[:, :-1].flatten().nonzero()[:, 0]
+        places = batch.is_taught[:, :-1].flatten().nonzero()[:, 0]
         places = places[torch.randperm(len(places))[:ROUTE_TOKENS]]
         self.modules.label(None if is_wanted is None else Labels(places, is_wanted))
         kept = weights > 0  # (B, T - 1)
@@ -196,6 +210,11 @@ class _Trainer:
             self.rng.shuffle(batches)
             yield from batches
 
+    def _foreign_rows(self) -> list[ToolRow]:
+        """Prompts of other tasks, and questions that none of the offered tools is for."""
+        others = [_foreign(self.others, self.rng) for _ in range(FOREIGN_ROWS - KNOWN_ROWS)]
+        return others + [self.rows.known() for _ in range(KNOWN_ROWS)]
+
 
 def _foreign(corpus: Corpus, rng: random.Random) -> ToolRow:
     """A prompt of one of the other tasks and its answer, without weight."""
@@ -204,24 +223,34 @@ def _foreign(corpus: Corpus, rng: random.Random) -> ToolRow:
 
 
 class _Batch(NamedTuple):
-    """Token ids, loss weights and what is no padding; all (B, T)."""
+    """Token ids, loss weights, and the tokens whose routing may be taught; all (B, T)."""
 
     ids: Tensor
     weights: Tensor
-    is_real: Tensor
+    is_taught: Tensor
 
 
-def _batch(rows: list[ToolRow]) -> _Batch:
+def _batch(rows: list[ToolRow], *, whole: bool = False) -> _Batch:
+    """Pads rows on the right; routing is taught from each row's start on, or in all of it."""
     length = max(len(row.ids) for row in rows)
     ids = torch.zeros(len(rows), length, dtype=torch.long)
     weights = torch.zeros(len(rows), length)
-    is_real = torch.zeros(len(rows), length, dtype=torch.bool)
+    is_taught = torch.zeros(len(rows), length, dtype=torch.bool)
     for i, row in enumerate(rows):
         n = len(row.ids)
         ids[i, :n] = torch.tensor(row.ids)
         weights[i, :n] = torch.tensor(row.weights)
-        is_real[i, :n] = True
-    return _Batch(ids, weights, is_real)
+        is_taught[i, 0 if whole else row.start : n] = True
+    return _Batch(ids, weights, is_taught)
+
+
+def _quiet_directions(model: LlamaForCausalLM, foreign: list[list[int]]) -> Tensor:
+    """An orthonormal basis of the most frequent foreign tokens' inputs to layer 0; (K, D)."""
+    tokens = torch.tensor([token for ids in foreign for token in ids])
+    frequent = torch.bincount(tokens).argsort(descending=True)[:QUIET_TOKENS]
+    embedded = model.model.layers[0].input_layernorm(model.model.embed_tokens.weight[frequent])
+    basis: Tensor = torch.linalg.qr(embedded.detach().T).Q
+    return basis.T
 
 
 def _schedule(step: int, steps: int) -> float:

@@ -22,13 +22,15 @@ LONGEST = 420
 """Tokens of the longest row that is trained on."""
 FORCED_WEIGHT = 0.2
 """Weight of a call's tokens that its guide forces."""
+FIRST_WEIGHT, LAST_WEIGHT = 4.0, 3.0
+"""Weight of a name's or value's first token, and of what ends it: the rest is copied on."""
 BARE_SHARE = 0.25
 """Share of calls that begin without the space the tokenizer puts before them."""
 COPIED_TOKENS = 48
 
 
 class ToolRow(NamedTuple):
-    """Tokens with the weight of each as a target, and where the last answer begins."""
+    """Tokens, the weight of each as a target, and where what the row is about begins."""
 
     ids: list[int]
     weights: list[float]
@@ -67,17 +69,26 @@ class ToolRows:
             elif self.rng.random() < conversations:
                 row = self.conversation()
             else:
-                row = self.case(self.maker.case())
+                case = self.maker.case()
+                if case.kind == "recall":
+                    continue
+                row = self.case(case)
             if len(row.ids) <= LONGEST:
                 return row
 
     def case(self, case: Case) -> ToolRow:
-        """The case as the chat template writes it, and its answer."""
+        """The case as the chat template writes it, and its answer, where the row begins."""
         ids = self._prompt(case.messages, case.schemas)
         start = len(ids)
         row = ToolRow(ids, [0.0] * start, start)
         self._answer(row, case)
         return row
+
+    def known(self) -> ToolRow:
+        """A question the base can answer, beside tools that cannot; begins with the question."""
+        row = self.case(self.maker.case("recall"))
+        asked = len(row.ids) - 1 - row.ids[::-1].index(self._roles["user"])
+        return ToolRow(row.ids, [0.0] * len(row.ids), asked)
 
     def conversation(self) -> ToolRow:
         """Two to four requests for the same tools, with results and sentences about them."""
@@ -135,23 +146,31 @@ class ToolRows:
             case.answer, add_special_tokens=False, return_offsets_mapping=True
         )
         ids, weights = list(encoded["input_ids"]), [1.0] * len(encoded["input_ids"])
+        weights[0] = FIRST_WEIGHT
         if case.answer.startswith((TOOL_CALL_BEGIN, "{")):
-            spans = list(_chosen_spans(case))
-            weights = [
-                1.0 if any(low <= at < high for low, high in spans) else FORCED_WEIGHT
-                for at, _ in encoded["offset_mapping"]
-            ]
-            weights[0] = 1.0
+            weights = _call_weights(case, [at for at, _ in encoded["offset_mapping"]])
             if self.rng.random() < BARE_SHARE:
                 ids, weights = ids[1:], weights[1:]
         row.ids.extend([*ids, self._end])
         row.weights.extend([*weights, 1.0])
 
 
+def _call_weights(case: Case, places: list[int]) -> list[float]:
+    """The weight of each token of a call, given where in the text it begins."""
+    weights = [FORCED_WEIGHT] * len(places)
+    weights[0] = 1.0
+    for low, high in _chosen_spans(case):
+        inside = [i for i, at in enumerate(places) if low <= at < high]
+        for i in inside:
+            weights[i] = max(weights[i], 1.0)
+        weights[inside[0]], weights[inside[-1]] = FIRST_WEIGHT, LAST_WEIGHT
+    return weights
+
+
 def _chosen_spans(case: Case) -> Iterator[tuple[int, int]]:
     """Where in the answer's text the model has a choice.
 
-    That is whether to call, names, values, and what ends them.
+    That is whether to call, names and values, each with the character that ends it.
     """
     text, at = case.answer, 0
     for call in case.calls or (None,):
@@ -162,9 +181,9 @@ def _chosen_spans(case: Case) -> Iterator[tuple[int, int]]:
             yield at, at + len(call.name) + 1
         arguments = json.loads(text) if call is None else call.arguments
         for key, value in arguments.items():
-            at = text.index(f"{json.dumps(key)}: ", at)
-            yield at - 2, at + 2  # another key, or the end
-            at += len(json.dumps(key)) + 2
-            stop = at + len(json.dumps(value, ensure_ascii=False))
-            yield at - 1, stop + 1  # with the space before it, which a word's token includes
-            at = stop
+            at = text.index(f"{json.dumps(key)}: ", at) + len(json.dumps(key)) + 2
+            written = json.dumps(value, ensure_ascii=False)
+            # The quote is forced, and a word's token includes the space before it.
+            low = at + 1 if isinstance(value, str) else at - (not written[0].isdigit())
+            yield low, at + len(written) + (not isinstance(value, str))
+            at += len(written)

@@ -8,7 +8,13 @@ import pytest
 
 from lag_engine.tiny.tokenizer import TOOL_CALL_BEGIN, build_tokenizer
 from lag_engine.tiny.tool_requests import SHARES
-from lag_engine.tiny.tool_rows import FORCED_WEIGHT, LONGEST, ToolRows
+from lag_engine.tiny.tool_rows import (
+    FIRST_WEIGHT,
+    FORCED_WEIGHT,
+    LAST_WEIGHT,
+    LONGEST,
+    ToolRows,
+)
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +51,13 @@ def test_names_values_and_the_decision_to_call_carry_full_weight(rows, tokenizer
         case = rows.maker.case("call")
         row = rows.case(case)
         answer = zip(row.ids[row.start : -1], row.weights[row.start : -1], strict=True)
-        heavy = tokenizer.decode([i for i, weight in answer if weight == 1.0])
-        assert set(row.weights[row.start :]) == {FORCED_WEIGHT, 1.0}
+        heavy = tokenizer.decode([i for i, weight in answer if weight >= 1])
+        assert set(row.weights[row.start :]) == {FORCED_WEIGHT, 1.0, FIRST_WEIGHT, LAST_WEIGHT}
         for call in case.calls:
             assert TOOL_CALL_BEGIN in heavy
             assert call.name in heavy
             for value in call.arguments.values():
-                assert json.dumps(value, ensure_ascii=False) in heavy
+                assert json.dumps(value, ensure_ascii=False).strip('"') in heavy
 
 
 def test_a_conversation_keeps_its_tools_and_is_taught_every_answer(rows, tokenizer):
@@ -81,3 +87,12 @@ def test_rows_are_no_longer_than_the_longest_and_those_of_the_seed(tokenizer):
         row = ours.row(copies=0.3, conversations=0.5)
         assert len(row.ids) <= LONGEST
         assert row == theirs.row(copies=0.3, conversations=0.5)
+
+
+def test_a_question_for_no_tool_is_taught_from_the_question_on_and_without_weight(rows, tokenizer):
+    for _ in range(20):
+        row = rows.known()
+        assert not any(row.weights)
+        assert tokenizer.convert_ids_to_tokens(row.ids[row.start]) == "<|user|>"
+        assert "tools:" in tokenizer.decode(row.ids[: row.start])
+        assert "tools:" not in tokenizer.decode(row.ids[row.start :])
