@@ -108,9 +108,10 @@ def test_bm25_stands_where_chroma_stood(program):
     assert share_right(chain) > 0.6
 
 
-def test_the_stock_program_answers_less_than_half_as_well(program, retriever):
+def test_the_stock_program_answers_far_less_well(program, retriever):
     one_by_one = {"max_concurrency": 1}  # its pipeline is not made for threads
-    assert share_right(program("stock").make_chain(retriever), one_by_one) < 0.4
+    stock = share_right(program("stock").make_chain(retriever), one_by_one)
+    assert stock + 0.25 < share_right(program("rag_lag").make_chain(retriever))
 
 
 @pytest.mark.parametrize("name", ["rag_lag", "prag_lag"])

@@ -14,8 +14,8 @@ from lag_integrations.chroma import open_client
 from lag_integrations.langchain import LocalEmbeddings
 
 MODEL = str(tiny.model_path())
-PIPELINE = {"return_full_text": False}
-"""So that Hugging Face's pipeline returns the answer without the prompt."""
+PIPELINE = {"return_full_text": False, "do_sample": False}
+"""So that Hugging Face's pipeline returns the likeliest answer, without the prompt."""
 
 PROMPT = ChatPromptTemplate.from_messages([("user", "{context}{input}")])
 PAGE = PromptTemplate.from_template("Text: {page_content}\n\n")
