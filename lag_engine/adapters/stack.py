@@ -7,6 +7,7 @@ rows of one kind over all blocks, in the order in which the adapters joined the 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import torch
@@ -37,6 +38,24 @@ class Block(NamedTuple):
     B: Tensor
     singular: Tensor
     arrow: Tensor
+
+
+class Places(NamedTuple):
+    """Where the factors of each row lie in this process's memory, for code that reads them there.
+
+    The addresses hold while the stack lives; a row's factors are row-major and without gaps.
+
+    Attributes:
+        A: address of A*, (ranks[i], D_in); (N,) int64.
+        B: address of B*, (ranks[i], D_out); (N,) int64.
+        ranks: how many rows lie there, at most R; (N,) int64.
+        dtype: of all factors.
+    """
+
+    A: Tensor
+    B: Tensor
+    ranks: Tensor
+    dtype: torch.dtype
 
 
 class ModuleStack:
@@ -92,6 +111,17 @@ class ModuleStack:
         """The dtype of the factors and of the arrow vectors."""
         return self.arrow.dtype
 
+    @cached_property
+    def places(self) -> Places | None:
+        """Where the factors lie; None where they come through `A` and `B` only."""
+        dtypes = {part.dtype for block in self._blocks for part in (block.A, block.B)}
+        if len(dtypes) != 1:
+            return None
+        local = torch.arange(len(self)) if self._whole else self._local
+        ranks = torch.tensor([block.A.shape[1] for block in self._blocks])[self._block_of]
+        A, B = (self._addresses([block[i] for block in self._blocks], local) for i in (0, 1))
+        return Places(A, B, ranks, dtypes.pop())
+
     def A(self, rows: Tensor) -> Tensor:
         """Returns the right factors of the given rows.
 
@@ -113,6 +143,12 @@ class ModuleStack:
             (..., R, D_out); a copy; zero-padded to the stack's rank.
         """
         return self._gather("B", rows, (self.rank, self.d_out))
+
+    def _addresses(self, parts: Sequence[Tensor], local: Tensor) -> Tensor:
+        """Returns the address of each row's factors; (N,) int64."""
+        starts = torch.tensor([part.data_ptr() for part in parts])
+        strides = torch.tensor([part.stride(0) * part.itemsize for part in parts])
+        return starts[self._block_of] + local * strides[self._block_of]
 
     def _gather_all(self, field: str, shape: tuple[int, ...]) -> Tensor:
         """A view where the rows are one run of one block; else a copy."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
 
 import pytest
@@ -120,3 +121,17 @@ def test_factors_have_the_librarys_dtype_and_singular_values_float32(tmp_path, m
         torch.testing.assert_close(
             stack.B(row).float().mT @ stack.A(row).float(), rebuild(form), atol=0.3, rtol=0.05
         )
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["one segment", "many segments"])
+def test_the_factors_lie_where_the_stack_says(library, make_adapter, together):
+    fill(library, make_adapter, ranks=[3, 1, 5, 2], together=together)
+    library.remove("adapter-2")
+    stack = library.stack(MODULE, "task")
+    places, rows = stack.places, torch.arange(len(stack))
+    for addresses, factors in ((places.A, stack.A(rows)), (places.B, stack.B(rows))):
+        for row, address in enumerate(addresses.tolist()):
+            part = factors[row, : places.ranks[row]].contiguous()
+            there = (ctypes.c_char * part.nbytes).from_address(address).raw
+            assert torch.equal(torch.frombuffer(bytearray(there), dtype=places.dtype), part.ravel())
+            assert not factors[row, places.ranks[row] :].any()
