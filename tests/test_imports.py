@@ -24,7 +24,7 @@ MAY_IMPORT = {
     # tiny: for the path behind "lag-tiny".
     "model": {"errors", "cancellation", "routing", "adapters", "tiny"},
     "documents": {"errors", "routing", "adapters", "model"},
-    "tiny": {"errors", "routing", "adapters", "model", "documents"},
+    "tiny": {"errors", "routing", "adapters", "model", "documents", "evaluation"},
     "evaluation": {"errors", "routing", "adapters", "model", "documents"},
     "serving": {"errors", "aio", "heat_map", "routing", "adapters", "model", "documents"},
     "cli": {"errors", "routing", "adapters", "model", "documents", "evaluation", "serving", "tiny"},

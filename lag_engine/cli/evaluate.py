@@ -7,12 +7,15 @@ import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lag_engine.cli import evaluate_options as option
 from lag_engine.cli.console import out
 from lag_engine.cli.evaluate_run import EvaluationRun, print_scores
 from lag_engine.errors import EvaluationError
+
+if TYPE_CHECKING:
+    from lag_engine.evaluation import Suite
 
 
 def evaluate(
@@ -30,7 +33,10 @@ def evaluate(
     retrieve_k: option.Ks = None,
     score: option.Scores = None,
     retriever: option.Retrievers = None,
+    n_documents: option.Counts = None,
     control: option.Controls = None,
+    encoding: option.Encodings = None,
+    knowledge_routed: option.KnowledgeRouted = False,
     library_size: option.Sizes = None,
     every_combination: option.Everything = False,
     per_data_set: option.PerSet = None,
@@ -56,13 +62,10 @@ def evaluate(
     if report:
         _write(report, output)
         return
-    from lag_engine.cli.evaluate_sources import read_suite, tiny_suite
     from lag_engine.evaluation import Settings
     from lag_engine.model.engine import LAGEngine
 
-    suite = (
-        read_suite(files, documents=documents, data_set=data_set) if files else tiny_suite()
-    ).sample(per_data_set or sys.maxsize, seed=seed)
+    suite = _suite(files, documents, data_set).sample(per_data_set or sys.maxsize, seed=seed)
     settings = Settings(
         max_new_tokens=max_new_tokens,
         stop=tuple(stop or ()),
@@ -70,23 +73,50 @@ def evaluate(
         seed=seed,
         is_traced=not (no_traces or quick),
     )
-    options = {
-        "documents": _choices(control),
-        "retrieve_ks": [_candidates(text) for text in retrieve_k or ()],
-        "scores": _choices(score),
-        "retrievers": _choices(retriever),
-        "library_sizes": list(library_size or ()),
+    libraries = dict(_encoding(text) for text in encoding or ())
+    options: dict[str, Sequence[Any]] = {
+        "document": _choices(control),
+        "retrieve_k": [_candidates(text) for text in retrieve_k or ()],
+        "score": _choices(score),
+        "retriever": _choices(retriever),
+        "n_documents": n_documents or (),
+        "encoding": list(libraries),
+        "knowledge_routed": [False, True] if knowledge_routed else (),
+        "library_size": library_size or (),
     }
     with LAGEngine.from_pretrained(model, library=library, device=device) as engine:
         if engine.library is not None:
             suite = suite.with_library(engine.library.list())
-        run = EvaluationRun(engine, suite, settings, translator=translator, embedder=embedder)
+        run = EvaluationRun(
+            engine,
+            suite,
+            settings,
+            translator=translator,
+            encodings={name: path for name, path in libraries.items() if path is not None},
+            embedder=embedder,
+        )
         if quick:
             run.quick(mode, progress=not quiet)
             return
         systems = run.systems(mode, options, every_combination=every_combination)
         run.full(systems, output, batch=batch, progress=not quiet)
     _write([output / "results.jsonl"], output, command=_command())
+
+
+def _suite(files: Sequence[Path] | None, documents: Path | None, data_set: str | None) -> Suite:
+    if files:
+        from lag_engine.cli.evaluate_sources import read_suite
+
+        return read_suite(files, documents=documents, data_set=data_set)
+    from lag_engine.tiny.suite import tiny_suite
+
+    return tiny_suite()
+
+
+def _encoding(text: str) -> tuple[str, Path | None]:
+    """NAME or NAME=LIBRARY."""
+    name, _, path = text.partition("=")
+    return name, Path(path) if path else None
 
 
 def _choices(values: Sequence[StrEnum] | None) -> list[str]:

@@ -68,6 +68,22 @@ Ks = Annotated[
 ]
 Scores = Annotated[list[ScoreName] | None, typer.Option("--score", help="Repeatable.")]
 Retrievers = Annotated[list[RetrieverName] | None, typer.Option("--retriever", help="Repeatable.")]
+Counts = Annotated[
+    list[int] | None,
+    typer.Option("--n-documents", min=1, help="Documents found for a question; repeatable."),
+]
+Encodings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--encoding",
+        metavar="NAME[=LIBRARY]",
+        help="Other adapters of the documents in PRAG's place: their own under this name, or a "
+        "second library's, such as a control's; repeatable.",
+    ),
+]
+KnowledgeRouted = Annotated[
+    bool, typer.Option("--knowledge-routed", help="Also rag+lag with routed document adapters.")
+]
 Controls = Annotated[list[Control] | None, typer.Option("--control", help="Repeatable.")]
 Sizes = Annotated[
     list[int] | None,

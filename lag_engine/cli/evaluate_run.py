@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -40,17 +40,22 @@ class EvaluationRun:
         suite: Suite,
         settings: Settings,
         *,
-        translator: Path | None,
-        embedder: str | None,
+        translator: Path | None = None,
+        encodings: Mapping[str, Path] | None = None,
+        embedder: str | None = None,
     ) -> None:
         self._engine = engine
         self._suite = suite
         self._settings = settings
         self._embedder = embedder
-        self._maker = _maker(engine, translator)
+        self._makers = _makers(engine, translator, encodings or {})
 
     def systems(
-        self, modes: Sequence[str] | None, options: dict[str, Any], *, every_combination: bool
+        self,
+        modes: Sequence[str] | None,
+        options: Mapping[str, Sequence[Any]],
+        *,
+        every_combination: bool,
     ) -> list[System]:
         """The systems to run; what cannot run is told, and an error where it was asked for."""
         from lag_engine.evaluation import grid, one_at_a_time
@@ -59,8 +64,8 @@ class EvaluationRun:
         asked = tuple(modes or MODES)
         if every_combination:
             given = {name: values for name, values in options.items() if values}
-            if "documents" in given:
-                given["documents"] = ["retrieved", *given["documents"]]
+            if "document" in given:
+                given["document"] = ["retrieved", *given["document"]]
             return self._able(grid(asked, **given), is_asked_for=bool(modes))
         return self._able(one_at_a_time(asked, **options), is_asked_for=bool(modes))
 
@@ -95,7 +100,7 @@ class EvaluationRun:
             systems,
             settings=self._settings,
             retrievers=self._retrievers({s.retriever for s in systems if s.retrieves}),
-            maker=self._maker,
+            makers=self._makers,
         )
 
     def _able(self, systems: Sequence[System], *, is_asked_for: bool) -> list[System]:
@@ -103,9 +108,7 @@ class EvaluationRun:
 
         able, told = [], set()
         for system in systems:
-            reason = obstacle(
-                system, self._suite, self._engine, makes_adapters=self._maker is not None
-            )
+            reason = obstacle(system, self._suite, self._engine, made=self._makers)
             if not reason:
                 able.append(system)
             elif is_asked_for:
@@ -133,12 +136,21 @@ class EvaluationRun:
         return [made[name] for name in sorted(names)]
 
 
-def _maker(engine: LAGEngine, folder: Path | None) -> AdapterMaker | None:
-    if folder is None:
-        return None
+def _makers(
+    engine: LAGEngine, translator: Path | None, libraries: Mapping[str, Path]
+) -> dict[str, AdapterMaker]:
+    """Who supplies adapters that are not in the engine's library, by encoding."""
     from lag_engine.documents import DyPRAG, load_translator
+    from lag_engine.evaluation import BorrowedAdapters
 
-    return DyPRAG(engine, engine.lend(lambda model: load_translator(folder, model)))
+    makers: dict[str, AdapterMaker] = {
+        name: BorrowedAdapters(engine, path) for name, path in libraries.items()
+    }
+    if translator is not None:
+        makers["dyprag"] = DyPRAG(
+            engine, engine.lend(lambda model: load_translator(translator, model))
+        )
+    return makers
 
 
 def _embed(name: str | None) -> Any:

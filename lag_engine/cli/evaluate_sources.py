@@ -1,4 +1,4 @@
-"""What `lag evaluate` can ask: the tiny world, KILT files, or a file of the user's own."""
+"""What `lag evaluate` can ask: KILT files, or a file of the user's own."""
 
 from __future__ import annotations
 
@@ -16,32 +16,6 @@ from lag_engine.evaluation import (
     Suite,
     read_records,
 )
-
-
-def tiny_suite(per_task: int = 200) -> Suite:
-    """The evaluation questions of the tiny world, with the documents that answer them."""
-    from lag_engine.tiny import shipped
-
-    return Suite(
-        "the tiny world",
-        tuple(
-            EvaluationQuestion(
-                f"{question.task}-{number}",
-                question.prompt,
-                (question.answer,),
-                data_set=question.task,
-                task=question.task,
-                metric="accuracy",
-                evidence=((question.document_id,),),
-                task_adapter=question.task_adapter,
-            )
-            for number, question in enumerate(shipped.questions("eval", per_task=per_task))
-        ),
-        tuple(
-            EvaluationDocument(d.id, d.text, d.title, d.kind, {"prag": d.adapter})
-            for d in shipped.documents("eval")
-        ),
-    )
 
 
 def read_suite(

@@ -1,6 +1,7 @@
 """What is claimed, measured: official scores, experiments that resume, and reports."""
 
 from lag_engine.evaluation.answering import AdapterMaker, Settings
+from lag_engine.evaluation.borrowed import BorrowedAdapters
 from lag_engine.evaluation.experiment import Experiment
 from lag_engine.evaluation.kilt import DATA_SETS, DataSet, Metric, evaluate
 from lag_engine.evaluation.kilt_records import prediction, read_records, write_records
@@ -20,6 +21,7 @@ __all__ = [
     "DATA_SETS",
     "AdapterMaker",
     "BM25Retriever",
+    "BorrowedAdapters",
     "DataSet",
     "DenseRetriever",
     "EvaluationDocument",

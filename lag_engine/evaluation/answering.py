@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from lag_engine.documents import Passage
 from lag_engine.errors import EvaluationError, PromptTooLongError
 from lag_engine.evaluation.planning import Planner
-from lag_engine.evaluation.systems import GENERATED, ROUTERS
+from lag_engine.evaluation.systems import ROUTERS
 
 if TYPE_CHECKING:
     from lag_engine.evaluation.retrieval import Retriever
@@ -24,7 +24,7 @@ DEPTH = 5
 
 
 class AdapterMaker(Protocol):
-    """Makes adapters of passages while questions are asked, as `DyPRAG` does."""
+    """Supplies adapters of passages while questions are asked, as `DyPRAG` does."""
 
     def generated(self, passages: Sequence[Passage]) -> AbstractContextManager[tuple[str, ...]]:
         """Holds the passages' adapters; gives their names, passage by passage."""
@@ -59,7 +59,7 @@ class Answerer:
         suite: what is asked.
         settings: of the experiment.
         retrievers: over the suite's documents, in their order; by name.
-        maker: of adapters for DyPRAG.
+        makers: of adapters that the library does not have; by encoding.
     """
 
     def __init__(
@@ -69,13 +69,13 @@ class Answerer:
         settings: Settings,
         *,
         retrievers: Mapping[str, Retriever],
-        maker: AdapterMaker | None,
+        makers: Mapping[str, AdapterMaker],
     ) -> None:
         self._engine = engine
         self._suite = suite
         self._settings = settings
         self._retrievers = retrievers
-        self._maker = maker
+        self._makers = makers
         self._planner = Planner(engine, suite, seed=settings.seed)
         self._found: dict[tuple[str, int], dict[str, list[EvaluationDocument]]] = {}
 
@@ -130,12 +130,12 @@ class Answerer:
     ) -> Iterator[dict[str, str]]:
         """Holds the adapters that are made for the batch; their names by document id."""
         documents = {d.id: d for row in used for d in row}
-        if system.adapters_of != GENERATED or not system.pins_documents or not documents:
+        maker = self._makers.get(system.adapters_of)
+        if maker is None or not system.pins_documents or not documents:
             yield {}
             return
-        assert self._maker is not None
         passages = [Passage(d.id, d.text, d.title) for d in documents.values()]
-        with self._maker.generated(passages) as names:
+        with maker.generated(passages) as names:
             yield dict(zip(documents, names, strict=True))
 
     def documents(self, system: System, question: EvaluationQuestion) -> list[EvaluationDocument]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,6 +21,7 @@ from lag_engine.evaluation.kilt_records import prediction
 from lag_engine.evaluation.results import Results, ResultsFile
 from lag_engine.evaluation.routing_accuracy import Gold, count_routing
 from lag_engine.evaluation.systems import ROUTERS, System, obstacle
+from lag_engine.evaluation.text_scores import contains
 from lag_engine.routing import Routed
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Experiment:
         systems: who answers; each must be able to.
         settings: for all of them.
         retrievers: over the suite's documents, in their order; by name.
-        maker: of adapters for DyPRAG.
+        makers: of adapters that the library does not have; by encoding, as "dyprag".
 
     Raises:
         EvaluationError: a system cannot run on this suite, or nobody retrieves for it.
@@ -60,16 +61,16 @@ class Experiment:
         *,
         settings: Settings | None = None,
         retrievers: Sequence[Retriever] = (),
-        maker: AdapterMaker | None = None,
+        makers: Mapping[str, AdapterMaker] | None = None,
     ) -> None:
         self.suite = suite
         self.systems = list(dict.fromkeys(systems))
         self.settings = settings or Settings()
         self._engine = engine
         self._retrievers = {retriever.name: retriever for retriever in retrievers}
-        self._maker = maker
+        self._makers = makers or {}
         self._answerer = Answerer(
-            engine, suite, self.settings, retrievers=self._retrievers, maker=maker
+            engine, suite, self.settings, retrievers=self._retrievers, makers=self._makers
         )
         for system in self.systems:
             self._check(system)
@@ -115,7 +116,7 @@ class Experiment:
             return Results.of(file.records)
 
     def _check(self, system: System) -> None:
-        reason = obstacle(system, self.suite, self._engine, makes_adapters=self._maker is not None)
+        reason = obstacle(system, self.suite, self._engine, made=self._makers)
         if not reason and system.retrieves and system.retriever not in self._retrievers:
             reason = f"there is no retriever {system.retriever!r}"
         if reason:
@@ -176,6 +177,7 @@ class Experiment:
             "id": [question.id for question in questions],
             "answer": [answer.text.strip() for answer in answers],
             **{name: [getattr(item, name) for item in scores] for name in Scores._fields},
+            "contains": [_contains(q, a) for q, a in zip(questions, answers, strict=True)],
             "documents": [[d.id for d in documents[:DEPTH]] for documents in found],
             "prompt_tokens": [answer.usage.prompt_tokens for answer in answers],
             "tokens": [answer.usage.completion_tokens for answer in answers],
@@ -235,6 +237,10 @@ def _scores(
 ) -> Scores:
     pages = [{"wikipedia_id": document.id} for document in documents]
     return score(question.record, prediction(question.id, answer.text, pages))
+
+
+def _contains(question: EvaluationQuestion, answer: Generation) -> float:
+    return max(float(contains(answer.text, gold)) for gold in question.answers)
 
 
 def _bar(*, is_shown: bool) -> Progress:

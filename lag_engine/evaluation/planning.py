@@ -6,8 +6,8 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lag_engine.evaluation.systems import ROUTERS
-from lag_engine.routing import Pinned, Plan
+from lag_engine.evaluation.systems import GENERATED, ROUTERS
+from lag_engine.routing import Generated, Pinned, Plan
 
 if TYPE_CHECKING:
     from lag_engine.evaluation.suite import EvaluationDocument, EvaluationQuestion, Suite
@@ -45,13 +45,16 @@ class Planner:
             generated: for each document id the name of its adapter that was made just now.
         """
         if system.mode == "oracle":
-            return self._oracle(system, question, documents)
+            return self._oracle(system, question, documents, generated)
         if system.document == "none" and system.mode != "base":
             return self._without_document(system)
         options: dict[str, Any] = {}
         if system.pins_documents:
-            names = [generated.get(d.id) or d.adapters[system.adapters_of] for d in documents]
-            options["adapters"] = {"knowledge": dict.fromkeys(names, 1.0)}
+            held = self._held(system, documents, generated)
+            if isinstance(held, Generated) and system.adapters_of != GENERATED:
+                mode = "rag+custom" if system.shows_text else "custom"
+                return Plan(mode, self._without_document(system).task, held)
+            options["adapters"] = {"knowledge": dict(held.items)}
         if system.routes_knowledge:
             options["candidates"] = self._candidates(system, question)
         if system.knowledge_routed:
@@ -72,13 +75,23 @@ class Planner:
         system: System,
         question: EvaluationQuestion,
         documents: Sequence[EvaluationDocument],
+        generated: Mapping[str, str],
     ) -> Plan:
         assert question.task_adapter is not None
-        task = Pinned(question.task_adapter)
-        if not documents:
-            return Plan("custom", task=task)
-        names = [document.adapters[system.adapters_of] for document in documents]
-        return Plan("oracle", task=task, knowledge=Pinned(dict.fromkeys(names, 1.0)))
+        knowledge = self._held(system, documents, generated) if documents else None
+        mode = "oracle" if isinstance(knowledge, Pinned) else "custom"
+        return Plan(mode, Pinned(question.task_adapter), knowledge)
+
+    @staticmethod
+    def _held(
+        system: System,
+        documents: Sequence[EvaluationDocument],
+        generated: Mapping[str, str],
+    ) -> Pinned | Generated:
+        """The documents' adapters: those that were made just now, else the library's."""
+        if generated:
+            return Generated(dict.fromkeys((generated[d.id] for d in documents), 1.0))
+        return Pinned(dict.fromkeys((d.adapters[system.adapters_of] for d in documents), 1.0))
 
     def _without_document(self, system: System) -> Plan:
         """The plan with an empty knowledge slot; the task slot is what the mode makes of it."""

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Self
 from lag_engine.errors import EvaluationError
 from lag_engine.evaluation.systems import System
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Asked(NamedTuple):
@@ -46,7 +46,7 @@ class SystemResults:
 
     Attributes:
         answers: by question id, with scores: "answer", "accuracy", "em", "f1", "rougel", "rprec",
-            "recall", "documents", "prompt_tokens", "tokens", "finish_reason", "cut".
+            "recall", "contains", "documents", "prompt_tokens", "tokens", "finish_reason", "cut".
         seconds: by batch, with how many questions it had.
         routing: by slot, data set, layer and module: decisions for the gold adapter and all, of
             all tokens and of the tokens that decide the answer.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -49,7 +49,7 @@ class System:
         top_k: as in `Plan.from_mode`.
         retriever: the name of who finds the document.
         n_documents: how many are found for a question.
-        encoding: which adapters of the documents are meant; "" for the mode's own.
+        encoding: which adapters of the documents are pinned in PRAG's place; "" for the mode's own.
         library_size: routed knowledge slots choose among the gold adapters and others drawn at
             random, so many together; None for all.
         knowledge_routed: as in `Plan.from_mode`.
@@ -77,6 +77,7 @@ class System:
             "top_k": self.mode not in ("arrow", "spectr"),
             "retriever": not self.retrieves,
             "n_documents": not self.retrieves,
+            "encoding": not {PAIRED, "oracle"} & set(self.parts),
             "library_size": not self.routes_knowledge,
             "knowledge_routed": self.mode != "rag+lag",
         }
@@ -171,60 +172,39 @@ class System:
 _DEFAULTS: dict[str, Any] = {item.name: item.default for item in fields(System)}
 
 
-def grid(
-    modes: Iterable[str],
-    *,
-    documents: Sequence[Source] = ("retrieved",),
-    retrieve_ks: Sequence[int | Literal["adaptive"]] = (20,),
-    scores: Sequence[Score] = ("projection",),
-    retrievers: Sequence[str] = ("bm25",),
-    library_sizes: Sequence[int | None] = (None,),
-) -> list[System]:
-    """Returns every combination once; what a mode does not use makes no system of its own."""
-    combined = itertools.product(modes, documents, retrieve_ks, scores, retrievers, library_sizes)
+def grid(modes: Iterable[str], **options: Sequence[Any]) -> list[System]:
+    """Returns every combination once; what a mode does not use makes no system of its own.
+
+    Args:
+        modes: to be combined with the options.
+        **options: attributes of `System`, each with the values it takes.
+    """
+    combined = itertools.product(modes, *options.values())
     systems = (
-        System(
-            mode,
-            document=document,
-            retrieve_k=retrieve_k,
-            score=score,
-            retriever=retriever,
-            library_size=size,
-        )
-        for mode, document, retrieve_k, score, retriever, size in combined
+        System(mode, **dict(zip(options, values, strict=True))) for mode, *values in combined
     )
     return list(dict.fromkeys(systems))
 
 
-def one_at_a_time(
-    modes: Sequence[str],
-    *,
-    documents: Sequence[Source] = (),
-    retrieve_ks: Sequence[int | Literal["adaptive"]] = (),
-    scores: Sequence[Score] = (),
-    retrievers: Sequence[str] = (),
-    library_sizes: Sequence[int | None] = (),
-) -> list[System]:
-    """Returns the modes as usual, and with each option varied while the others stay as usual."""
-    varied = (
-        grid(modes),
-        grid(modes, documents=documents),
-        grid(modes, retrieve_ks=retrieve_ks),
-        grid(modes, scores=scores),
-        grid(modes, retrievers=retrievers),
-        grid(modes, library_sizes=library_sizes),
-    )
-    return list(dict.fromkeys(itertools.chain.from_iterable(varied)))
+def one_at_a_time(modes: Sequence[str], **options: Sequence[Any]) -> list[System]:
+    """Returns the modes as usual, and with each option varied while the others stay as usual.
+
+    Args:
+        modes: the modes.
+        **options: as for `grid`.
+    """
+    varied = (grid(modes, **{name: values}) for name, values in options.items())
+    return list(dict.fromkeys(itertools.chain(grid(modes), *varied)))
 
 
-def obstacle(system: System, suite: Suite, engine: LAGEngine, *, makes_adapters: bool) -> str:
+def obstacle(system: System, suite: Suite, engine: LAGEngine, *, made: Collection[str] = ()) -> str:
     """Tells why a system cannot run on a suite; "" if it can.
 
     Args:
         system: to be run.
         suite: what is asked.
         engine: with its library.
-        makes_adapters: whether somebody makes DyPRAG's adapters.
+        made: the encodings whose adapters somebody makes while questions are asked.
     """
     kinds = {info.kind for info in engine.library.list()} if engine.library else set()
     needs_document = system.document != "none" and system.mode not in ROUTERS
@@ -241,8 +221,10 @@ def obstacle(system: System, suite: Suite, engine: LAGEngine, *, makes_adapters:
         return "the library has no task adapters"
     if system.mode == "oracle" and not all(q.task_adapter for q in suite.questions):
         return "some questions name no gold task adapter"
-    if system.adapters_of == GENERATED and system.pins_documents:
-        return "" if makes_adapters else "there is no translator that makes adapters"
+    if system.adapters_of in made:
+        return ""
+    if system.adapters_of == GENERATED:
+        return "there is no translator that makes adapters"
     lacking = [d.id for d in suite.documents if system.adapters_of not in d.adapters]
     if system.pins_documents and system.document != "none" and lacking:
         n = len(suite.documents)

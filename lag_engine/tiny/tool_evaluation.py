@@ -1,5 +1,7 @@
 """Whether the right tool is called, with the right arguments, and only when one is asked for.
 
+Run it with ``python -m lag_engine.tiny.tool_evaluation``.
+
 Tools and requests are generated, on a side of the names that training never saw. ``tool_choice`` is
 "auto", so the model decides whether to call; once it begins a call, the tools' schemas guide it.
 Exact strings count, in values as in texts.
@@ -12,11 +14,13 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from rich.console import Console
+
+from lag_engine.evaluation.statistics import mean_interval
 from lag_engine.model.engine import LAGEngine
 from lag_engine.model.generation import Generation
 from lag_engine.routing import Pinned, Plan
 from lag_engine.tiny.corpus import Corpus
-from lag_engine.tiny.measures import interval
 from lag_engine.tiny.shipped import SEED, TOOL_ADAPTER
 from lag_engine.tiny.tool_requests import Case, CaseKind, CaseMaker
 from lag_engine.tiny.tools import Side
@@ -107,7 +111,7 @@ def measure_tools(cases: Sequence[Case], answers: Sequence[Generation]) -> dict[
             right = float(not called and answer.text.strip() == case.text)
         hits["call" if due else "text"].append(right)
         hits[f"{case.kind}: {'call' if due else 'text'}"].append(right)
-    return {label: interval(values) for label, values in hits.items()}
+    return {label: mean_interval(values)._asdict() for label, values in hits.items()}
 
 
 def _case(maker: CaseMaker, kind: CaseKind) -> Case:
@@ -115,3 +119,13 @@ def _case(maker: CaseMaker, kind: CaseKind) -> Case:
         case = maker.case(kind)
         if case.kind == kind:
             return case
+
+
+def main() -> None:
+    """Asks the shipped model the evaluation side's cases under every system, and prints shares."""
+    with LAGEngine.from_pretrained("lag-tiny") as engine:
+        evaluate_tools(engine, tool_cases(engine.tokenizer, "eval"), tell=Console().print)
+
+
+if __name__ == "__main__":
+    main()

@@ -7,7 +7,8 @@ from typer.testing import CliRunner
 
 from lag_engine import EvaluationError
 from lag_engine.cli import app
-from lag_engine.cli.evaluate_sources import read_suite, tiny_suite
+from lag_engine.cli.evaluate_sources import read_suite
+from lag_engine.tiny.suite import tiny_suite
 
 KILT = {
     "id": "7",

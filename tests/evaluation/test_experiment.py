@@ -187,7 +187,7 @@ def test_adapters_are_made_while_questions_are_asked(run, engine, on_disk, suite
             with engine.generated(read) as names:
                 yield names
 
-    results, _ = run([System("dyprag"), System("prag")], maker=Maker(), batch=3)
+    results, _ = run([System("dyprag"), System("prag")], makers={"dyprag": Maker()}, batch=3)
     made, pinned = (results.systems[s].answers for s in results.systems)
     assert {i: a["answer"] for i, a in made.items()} == {i: a["answer"] for i, a in pinned.items()}
     assert asked == [["d0", "d1", "d2"]] * 2

@@ -5,7 +5,7 @@ import random
 import pytest
 from rouge import Rouge
 
-from lag_engine.evaluation.text_scores import exact_match, f1, normalize, rouge_l
+from lag_engine.evaluation.text_scores import contains, exact_match, f1, normalize, rouge_l
 
 WORDS = [
     "the",
@@ -64,3 +64,17 @@ def test_rouge_l_is_that_of_the_package_which_the_official_scripts_use():
 def test_rouge_l_takes_texts_too_long_for_the_packages_recursion():
     text = " ".join(f"w{i}" for i in range(1500))
     assert rouge_l(text, text) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "is_in"),
+    [
+        ("The region of Carrick Bay is Little Ferland.", "the little ferland", True),
+        ("Little Ferlandia", "Little Ferland", False),
+        ("nurse", "nurse", True),
+        ("", "nurse", False),
+        ("a nurse", "the", False),
+    ],
+)
+def test_an_answer_contains_the_golds_words_in_a_row(answer, gold, is_in):
+    assert contains(answer, gold) is is_in
