@@ -13,13 +13,14 @@ STAMP := $(VENV)/.installed
 PIP_FLAGS ?=
 
 # The tests and the demo use what ships in this repository and nothing else.
-demo test bench: export HF_HUB_OFFLINE := 1
-demo test bench: export TOKENIZERS_PARALLELISM := false
+demo test bench notebooks: export HF_HUB_OFFLINE := 1
+demo test bench notebooks: export TOKENIZERS_PARALLELISM := false
+notebooks: export HF_HUB_DISABLE_PROGRESS_BARS := 1
 
-.PHONY: help install demo test lint bench clean
+.PHONY: help install demo test lint bench notebooks clean
 
 help: ## Show this text.
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## Make .venv with every extra, at the tested versions.
 
@@ -42,6 +43,9 @@ lint: $(STAMP) ## Check format, style and types.
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+
+notebooks: $(STAMP) ## Run the cookbook; RUN='--write 3' keeps what notebook 3 prints.
+	@$(BIN)/python cookbook/run.py $(RUN)
 
 bench: $(STAMP) ## Run the benchmark programs of tests/benchmarks and print their numbers.
 	@shopt -s nullglob; for program in tests/benchmarks/bench_*.py; do \
