@@ -1,7 +1,8 @@
-"""The papers' claims, and the controls every claim carries: held, not held or undecided here."""
+"""The papers' claims, the controls every claim carries, and what the papers leave open."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from lag_engine.errors import EvaluationError
@@ -22,7 +23,7 @@ class Claim(NamedTuple):
         text: the claim.
         source: whose it is.
         evidence: the numbers.
-        verdict: "held", "not held" or "undecided".
+        verdict: "held" or "not held", of an open question "better" or "worse"; or "undecided".
     """
 
     text: str
@@ -46,19 +47,34 @@ def judge(book: ScoreBook) -> list[Claim]:
     interval of 95 % decides.
     """
     contests = [*_papers(book), *_controls(book), *_other_adapters(book)]
+    others = (_share_of_oracle(book), _enough_candidates(book), _storage(book))
+    decided = _decided(book, contests, ("held", "not held"))
+    return [*decided, *(claim for claim in others if claim is not None)]
+
+
+def answer_open(book: ScoreBook) -> list[Claim]:
+    """Returns whether each option alone is better or worse than what the paper takes.
+
+    As in `judge`, at 5 %, raised for the number of questions.
+    """
+    return _decided(book, _options(book), ("better", "worse"))
+
+
+def _decided(
+    book: ScoreBook, contests: Sequence[_Contest], verdicts: tuple[str, str]
+) -> list[Claim]:
     found = [book.difference(contest.better, contest.worse) for contest in contests]
     raised = holm([difference.p for difference in found])
-    claims = [
+    above, below = verdicts
+    return [
         Claim(
             contest.text,
             contest.source,
             f"{points(d.score)} points [{points(d.low)}, {points(d.high)}], p {p_text(p)}",
-            "undecided" if p > SIGNIFICANT else "held" if d.score > 0 else "not held",
+            "undecided" if p > SIGNIFICANT else above if d.score > 0 else below,
         )
         for contest, d, p in zip(contests, found, raised, strict=True)
     ]
-    others = (_share_of_oracle(book), _enough_candidates(book), _storage(book))
-    return [*claims, *(claim for claim in others if claim is not None)]
 
 
 def points(value: float) -> str:
@@ -108,6 +124,28 @@ def _other_adapters(book: ScoreBook) -> list[_Contest]:
             text = f"{usual.title} answers better as usual than with {system.encoding} adapters"
             contests.append(_Contest(text, "control", usual, system))
     return contests
+
+
+def _options(book: ScoreBook) -> list[_Contest]:
+    """For each system that differs from its mode's usual one in one option: is it better?"""
+    contests = []
+    for system in book.systems:
+        usual = System(system.mode)
+        varied = [name for name in system.told() if name != "mode"]
+        if len(varied) == 1 and varied[0] in _OPTIONS and usual in book.results.systems:
+            value = getattr(system, varied[0])
+            text = f"{usual.title} {_OPTIONS[varied[0]].format(value)}"
+            contests.append(_Contest(text, usual.name, system, usual))
+    return contests
+
+
+_OPTIONS = {
+    "retrieve_k": "with K {}",
+    "score": "with the score {}",
+    "retriever": "with documents found by {}",
+    "n_documents": "with {} documents",
+    "knowledge_routed": "with routed document adapters",
+}
 
 
 def _share_of_oracle(book: ScoreBook) -> Claim | None:

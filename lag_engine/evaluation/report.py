@@ -147,7 +147,7 @@ def _section(table: Table, pictures: Sequence[Picture]) -> str:
         f"<figcaption>{_escaped(picture.caption)}</figcaption></figure>"
         for picture in pictures
     )
-    kind = ' class="words"' if table.title == "Claims" else ""
+    kind = ' class="words"' if table.header[-1] == "verdict" else ""
     return (
         f'<section id="{_anchor(table)}"><h2>{_escaped(table.title)}</h2>'
         f'<p>{_escaped(table.note)}</p><div class="wide"><table{kind}><thead><tr>{head}</tr>'
@@ -174,7 +174,7 @@ def _escaped(text: str) -> str:
     return html.escape(text)
 
 
-_VERDICTS = ("held", "not held", "undecided")
+_VERDICTS = ("held", "not held", "better", "worse", "undecided")
 
 _STYLE = """
 :root{color-scheme:light;--ink:#1f2933;--soft:#5b6770;--line:#dfe4e8;--tint:#f5f7f9}
@@ -198,8 +198,8 @@ th:first-child,td:first-child{text-align:left;white-space:nowrap;padding-right:2
 .words td:first-child{white-space:normal}
 tbody tr:hover{background:var(--tint)}
 td small{display:block;color:var(--soft);font-size:11px;white-space:nowrap}
-td.held{color:#24733a;font-weight:600}
-td.not-held{color:#a8322d;font-weight:600}
+td.held,td.better{color:#24733a;font-weight:600}
+td.not-held,td.worse{color:#a8322d;font-weight:600}
 td.undecided{color:#8a6d1a;font-weight:600}
 .figures{display:flex;flex-wrap:wrap;gap:24px;align-items:flex-start}
 figure{margin:20px 0 0;max-width:640px;flex:1 1 320px}

@@ -8,6 +8,7 @@ experiment goes on; everything before it counts.
 from __future__ import annotations
 
 import fcntl
+import gzip
 import json
 import os
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
@@ -75,13 +76,14 @@ class Results:
 
     @classmethod
     def read(cls, path: str | Path) -> Results:
-        """Reads a file; a last line that was cut off does not count.
+        """Reads a file, also one that gzip made smaller; a last line that was cut off is left out.
 
         Raises:
             EvaluationError: there is no such file, or it is none of results.
         """
         try:
-            lines = Path(path).read_bytes().split(b"\n")[:-1]
+            with (gzip.open if Path(path).suffix == ".gz" else open)(path, "rb") as file:
+                lines = file.read().split(b"\n")[:-1]
         except OSError as error:
             raise EvaluationError(
                 "Expected a results file",
@@ -114,11 +116,19 @@ class Results:
         sessions = [record for record in records if record["kind"] == "session"]
         return cls(about, questions, sessions, systems)
 
-    def scores(self, system: System, ids: Iterable[str] | None = None) -> dict[str, float]:
-        """Returns each answered question's score in its metric, in the order of the questions."""
+    def scores(
+        self, system: System, ids: Iterable[str] | None = None, *, field: str | None = None
+    ) -> dict[str, float]:
+        """Returns each answered question's score in its metric, in the order of the questions.
+
+        Args:
+            system: who answered.
+            ids: only of these.
+            field: another score than that of the question's metric, as "contains".
+        """
         answers = self.systems[system].answers
-        wanted = self.questions if ids is None else ids
-        return {i: float(answers[i][self.questions[i].metric]) for i in wanted if i in answers}
+        wanted = [i for i in (self.questions if ids is None else ids) if i in answers]
+        return {i: float(answers[i][field or self.questions[i].metric]) for i in wanted}
 
     def common(self, systems: Iterable[System]) -> list[str]:
         """Returns the questions that all of the systems answered, in their order."""

@@ -32,6 +32,7 @@ class ScoreBook:
 
     def __init__(self, results: Results) -> None:
         self.results = results
+        self._means: dict[tuple[System, str | None, str | None, bool], Interval] = {}
 
     @property
     def systems(self) -> list[System]:
@@ -59,16 +60,30 @@ class ScoreBook:
         return usual if usual in fitting else next(iter(fitting), None)
 
     def mean(
-        self, system: System, *, data_set: str | None = None, only_proven: bool = False
+        self,
+        system: System,
+        *,
+        data_set: str | None = None,
+        field: str | None = None,
+        only_proven: bool = False,
     ) -> Interval:
         """Returns the mean score, of one data set or over all.
 
         Args:
             system: which answered at least one of the questions.
             data_set: only this one's questions.
+            field: another score than that of each question's metric, as "contains".
             only_proven: points count only where R-precision is 1, as in the KILT scores.
         """
-        scores = self.results.scores(system)
+        key = (system, data_set, field, only_proven)
+        if key not in self._means:
+            self._means[key] = self._mean(*key)
+        return self._means[key]
+
+    def _mean(
+        self, system: System, data_set: str | None, field: str | None, only_proven: bool
+    ) -> Interval:
+        scores = self.results.scores(system, field=field)
         if only_proven:
             answers = self.results.systems[system].answers
             scores = {i: s if answers[i]["rprec"] == 1 else 0.0 for i, s in scores.items()}

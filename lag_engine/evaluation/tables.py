@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from lag_engine.errors import EvaluationError
-from lag_engine.evaluation.claims import judge
+from lag_engine.evaluation.claims import Claim, answer_open, judge
 from lag_engine.evaluation.option_tables import (
     ORDER,
     by_option,
@@ -35,6 +35,8 @@ def all_tables(books: Sequence[ScoreBook]) -> list[Table]:
     made = [
         scores(book),
         claims(book),
+        open_questions(book),
+        contained(book),
         controls(book),
         by_option(book, "encoding", "Other adapters of the documents"),
         by_option(book, "retrieve_k", "Candidates reranked (K)"),
@@ -55,7 +57,7 @@ def scores(book: ScoreBook) -> Table:
     """Every mode's score on every data set."""
     systems, oracle = usual(book), book.find("oracle", document="right")
     note = f"Per cent, with intervals of 95 %, of {_counted(book)}. The mean counts each alike."
-    header = ["system", *(d.replace("_", " ") for d in book.data_sets)]
+    header = ["system", *_headings(book)]
     several = len(book.data_sets) > 1
     if several:
         header.append("mean")
@@ -75,12 +77,43 @@ def scores(book: ScoreBook) -> Table:
 
 def claims(book: ScoreBook) -> Table:
     """The papers' claims."""
-    rows = [(Cell(c.text), Cell(c.source), Cell(c.evidence), Cell(c.verdict)) for c in judge(book)]
     return Table(
         "Claims",
         "Differences are over the mean, with intervals of 95 %; p is of a paired swap test and "
         "raised for the number of claims (Holm).",
         ("claim", "of", "here", "verdict"),
+        _rows(judge(book)),
+    )
+
+
+def open_questions(book: ScoreBook) -> Table:
+    """What each option alone changes."""
+    return Table(
+        "Open questions",
+        "What one option alone changes, against the mode as the paper has it: K 20, the score "
+        "projection, one document found by BM25. Differences and p as above.",
+        ("system", "against", "difference", "verdict"),
+        _rows(answer_open(book)),
+    )
+
+
+def contained(book: ScoreBook) -> Table:
+    """How often the right answer stands in what was written, in whatever form."""
+    rows = [
+        (
+            Cell(system.title),
+            *(percent(book.mean(system, data_set=d, field="contains")) for d in book.data_sets),
+            percent(book.mean(system, field="contains")),
+            percent(book.mean(system)),
+        )
+        for system in usual(book)
+    ]
+    return Table(
+        "Right, in whatever form",
+        "How often a gold answer's words stand in the written text in a row, both normalised. A "
+        "mode without a task adapter answers in the model's own sentences, which an exact match "
+        "counts as wrong: this tells what it did not know from what it worded otherwise.",
+        ("system", *_headings(book), "mean", "mean score"),
         tuple(rows),
     )
 
@@ -124,7 +157,7 @@ def proven(book: ScoreBook) -> Table:
     return Table(
         "KILT scores",
         "Points count only where page-level R-precision is 1.",
-        ("system", *book.data_sets, "Rprec", "recall@5"),
+        ("system", *_headings(book), "Rprec", "recall@5"),
         tuple(rows),
     )
 
@@ -177,6 +210,14 @@ def every_system(book: ScoreBook) -> Table:
 
 def _mean(book: ScoreBook, system: System, data_set: str, *, only_proven: bool = False) -> Interval:
     return book.mean(system, data_set=data_set, only_proven=only_proven)
+
+
+def _headings(book: ScoreBook) -> list[str]:
+    return [name.replace("_", " ") for name in book.data_sets]
+
+
+def _rows(claims: Sequence[Claim]) -> tuple[tuple[Cell, ...], ...]:
+    return tuple(tuple(map(Cell, claim)) for claim in claims)
 
 
 def _counted(book: ScoreBook) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import html.parser
 import json
 import random
@@ -10,7 +11,7 @@ import pytest
 
 from lag_engine import EvaluationError
 from lag_engine.evaluation import Results, System, find_best, read_records, write_predictions
-from lag_engine.evaluation.claims import judge
+from lag_engine.evaluation.claims import answer_open, judge
 from lag_engine.evaluation.report import to_markdown, write_report
 from lag_engine.evaluation.score_book import ScoreBook
 from lag_engine.evaluation.table import Cell, Table
@@ -120,6 +121,32 @@ def test_controls_are_judged_where_they_were_run():
     better = "RAG+LAG answers better with the right document than with a wrong one"
     assert found[better] == "held"
     assert found["PRAG answers better as usual than with shuffled adapters"] == "undecided"
+
+
+def test_options_are_judged_one_at_a_time_against_the_mode_as_usual():
+    shares = {
+        LAG: 0.5,
+        System("lag", score="norm"): 0.2,
+        System("lag", retrieve_k="adaptive"): 0.9,
+        System("lag", score="norm", retrieve_k=5): 0.1,
+        System("lag", library_size=5): 0.9,
+    }
+    found = {claim.text: claim.verdict for claim in answer_open(ScoreBook(make_results(shares)))}
+    assert found == {"LAG with the score norm": "worse", "LAG with K adaptive": "better"}
+
+
+def test_what_was_worded_otherwise_is_told_from_what_was_not_known(book):
+    (table,) = (t for t in all_tables([book]) if t.title == "Right, in whatever form")
+    assert [row[0].text for row in table.rows] == [
+        row[0].text for row in all_tables([book])[0].rows
+    ]
+
+
+def test_results_are_read_from_a_smaller_file_too(tmp_path):
+    lines = [{"kind": "experiment", "format": 2, "questions": [["a", "t", "d", "em", "a"]]}]
+    content = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "r.jsonl.gz").write_bytes(gzip.compress(content.encode()))
+    assert list(Results.read(tmp_path / "r.jsonl.gz").questions) == ["a"]
 
 
 def test_storage_counts_the_latent_adapters_too():
