@@ -118,6 +118,9 @@ class MemorySnapshot:
         loras = [adapter.modules[module] for adapter in members]
         return MemoryStack([adapter.name for adapter in members], loras, self.dtype)
 
+    def prefetch(self, names):
+        assert {adapter.name for adapter in self.adapters}.issuperset(names)
+
 
 def _padded(part: Tensor, rank: int) -> Tensor:
     padding = part.new_zeros((rank - part.shape[0], *part.shape[1:]))

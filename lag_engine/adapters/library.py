@@ -18,6 +18,7 @@ from lag_engine.adapters.info import AdapterInfo, AdapterSource, EntryKind, chec
 from lag_engine.adapters.joining import prepare
 from lag_engine.adapters.manifest import FILE_NAME, Manifest
 from lag_engine.adapters.mixtures import MixtureSource
+from lag_engine.adapters.pages import FactorPages
 from lag_engine.adapters.peft_adapter import PeftAdapter
 from lag_engine.adapters.peft_format import write_peft
 from lag_engine.adapters.segments import sync_folder
@@ -51,12 +52,13 @@ class AdapterLibrary:
         dtype: of stored factors and arrow vectors.
     """
 
-    def __init__(self, path: Path, *, read_only: bool) -> None:
+    def __init__(self, path: Path, *, read_only: bool, max_factor_bytes: int | None = None) -> None:
         self.path = path
         self.is_read_only = read_only
         held = ExitStack()
         self._close = weakref.finalize(self, held.close)
-        self._store = Store(path, read_only=read_only, held=held)
+        pages = FactorPages(max_factor_bytes)
+        self._store = Store(path, read_only=read_only, held=held, pages=pages)
         self.dtype = _DTYPES[self._store.manifest.dtype]
         self._base = self._store.manifest.base()
 
@@ -103,19 +105,26 @@ class AdapterLibrary:
         return cls(path, read_only=False)
 
     @classmethod
-    def open(cls, path: str | Path, *, read_only: bool = False) -> Self:
+    def open(
+        cls, path: str | Path, *, read_only: bool = False, max_factor_bytes: int | None = None
+    ) -> Self:
         """Opens a library.
+
+        Factors are read from mapped files when they are used, and the system gives their memory
+        up when it is short: a library may be larger than memory.
 
         Args:
             path: its folder.
             read_only: many may read at once; without it, this is the one writer until `close`.
+            max_factor_bytes: how much of the factors may be in this process's memory, to which
+                what one product reads at once is added (16 MiB); None leaves it to the system.
 
         Raises:
             LibraryError: there is no library, or another version of this package wrote it.
             LibraryLockedError: another writer has it open; the message says who.
             LibraryCorruptError: its manifest cannot be read.
         """
-        return cls(Path(path), read_only=read_only)
+        return cls(Path(path), read_only=read_only, max_factor_bytes=max_factor_bytes)
 
     def close(self) -> None:
         """Lets go of files and lock; snapshots and stacks in use stay valid."""

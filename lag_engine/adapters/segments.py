@@ -16,15 +16,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn import functional
 
 from lag_engine.adapters.spectral import SpectralForm
-from lag_engine.adapters.stack import Block, ModuleShape
-from lag_engine.errors import LibraryCorruptError
+from lag_engine.adapters.stack import ModuleShape
 
-_TYPE_NAMES = {
+TYPE_NAMES = {
     torch.float64: "F64",
     torch.float32: "F32",
     torch.float16: "F16",
@@ -34,6 +32,8 @@ _TYPE_NAMES = {
 _HASH_CHUNK = 1 << 22
 _ALIGNMENT = 4096
 _SEPARATOR = "::"
+FACTORS = (f"{_SEPARATOR}A", f"{_SEPARATOR}B")
+"""How the keys of factors end."""
 
 
 class TensorPlan(NamedTuple):
@@ -119,7 +119,7 @@ def _header(plans: Sequence[TensorPlan]) -> bytes:
     for plan in plans:
         end = offset + _n_bytes(plan)
         entries[plan.name] = {
-            "dtype": _TYPE_NAMES[plan.dtype],
+            "dtype": TYPE_NAMES[plan.dtype],
             "shape": list(plan.shape),
             "data_offsets": [offset, end],
         }
@@ -201,7 +201,7 @@ def plan_segment(modules: Iterable[ModuleRows], *, dtype: torch.dtype) -> list[T
 
 
 def _is_factor(plan: TensorPlan) -> bool:
-    return plan.name.endswith((_key("", "A"), _key("", "B")))
+    return plan.name.endswith(FACTORS)
 
 
 def _plan_module(rows: ModuleRows, dtype: torch.dtype) -> list[TensorPlan]:
@@ -214,65 +214,14 @@ def _plan_module(rows: ModuleRows, dtype: torch.dtype) -> list[TensorPlan]:
     }
     slots = torch.tensor(list(rows.positions))  # (n,)
     return [
-        TensorPlan(_key(rows.module, "slots"), torch.int64, (n,), lambda: [slots]),
+        TensorPlan(key_of(rows.module, "slots"), torch.int64, (n,), lambda: [slots]),
         *(
-            TensorPlan(_key(rows.module, field), kind, shape, partial(rows.parts, field))
+            TensorPlan(key_of(rows.module, field), kind, shape, partial(rows.parts, field))
             for field, (kind, shape) in fields.items()
         ),
     ]
 
 
-def _key(module: str, field: str) -> str:
+def key_of(module: str, field: str) -> str:
+    """Returns the name of a module's tensor in a segment file."""
     return f"{module}{_SEPARATOR}{field}"
-
-
-class Segment:
-    """A reader of one segment file: memory-mapped, safe to use after the file was unlinked.
-
-    The file is mapped at once, so that a reader keeps what it saw when a writer compacts; tensors
-    are views of the map and cost memory only where they are read.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._blocks: dict[str, Block] = {}
-        self._slots: dict[str, dict[int, int]] = {}
-        try:
-            self._file = safe_open(path, framework="pt")
-        except (OSError, SafetensorError) as error:
-            raise LibraryCorruptError(
-                f"Expected a readable segment of packed adapters at {path}",
-                f"found: {error}",
-                "run `verify` to see which adapters it held, then remove and add those again",
-            ) from error
-
-    def block(self, module: str) -> Block:
-        """Returns the module's stacked tensors, mapped."""
-        if module not in self._blocks:
-            fields = (self._tensor(module, name) for name in ("A", "B", "singular", "arrow"))
-            self._blocks[module] = Block(*fields)
-        return self._blocks[module]
-
-    def row(self, module: str, position: int) -> int:
-        """Returns the row of the adapter at that position, in the module's block."""
-        if module not in self._slots:
-            slots = self._tensor(module, "slots").tolist()
-            self._slots[module] = {slot: row for row, slot in enumerate(slots)}
-        return self._slots[module][position]
-
-    def form(self, module: str, position: int, rank: int) -> SpectralForm:
-        """Returns one adapter's factors for the module, without padding; views of the map."""
-        block = self.block(module)
-        row = self.row(module, position)
-        return SpectralForm(block.A[row, :rank], block.B[row, :rank], block.singular[row, :rank])
-
-    def _tensor(self, module: str, field: str) -> Tensor:
-        try:
-            tensor: Tensor = self._file.get_tensor(_key(module, field))
-        except (OSError, SafetensorError) as error:
-            raise LibraryCorruptError(
-                f"Expected the adapters of {module} in {self.path}",
-                f"found: {error}",
-                "run `verify`; restore the file, or remove and add its adapters again",
-            ) from error
-        return tensor

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from lag_engine.adapters.info import AdapterInfo, EntryKind
+from lag_engine.adapters.mapped import Segment
 from lag_engine.adapters.mixtures import LatentTable
 from lag_engine.adapters.peft_adapter import LoraModule
 from lag_engine.adapters.rows import AdapterRow, Contents, Layout, MixtureRow
-from lag_engine.adapters.segments import Segment
 from lag_engine.adapters.spectral import SpectralForm
 from lag_engine.adapters.stack import AdapterKind, ModuleShape, ModuleStack
 from lag_engine.errors import AdapterNotFoundError, LibraryCorruptError, LibraryError
@@ -151,6 +151,15 @@ class LibrarySnapshot:
             block_of=[place[row.segment] for row in rows],
             local=[segments[row.segment].row(module, row.position) for row in rows],
         )
+
+    def prefetch(self, names: Iterable[str]) -> None:
+        """Has the factors of these adapters read from disk, without waiting for them.
+
+        Raises:
+            AdapterNotFoundError: one is not here, or is a mixture.
+        """
+        for name in names:
+            self.forms(name)
 
     def segment(self, key: int) -> Segment:
         """Returns a mapped segment; raises LibraryCorruptError if it could not be read."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -24,6 +24,19 @@ class ModuleShape(NamedTuple):
     d_out: int
 
 
+class Mapped(Protocol):
+    """The file that a block's factors are mapped from."""
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether all that is read must be announced, so that it stays within a limit."""
+        ...
+
+    def expect(self, factors: Tensor, rows: Tensor, /) -> None:
+        """Says that these rows of a factor are read next, so that they are fetched together."""
+        ...
+
+
 class Block(NamedTuple):
     """The stacked factors of several adapters; memory-mapped, read when indexed.
 
@@ -32,12 +45,27 @@ class Block(NamedTuple):
         B: (n, R, D_out).
         singular: (n, R) float32.
         arrow: (n, D_in); a copy of `A[:, 0]`, contiguous.
+        file: is told which rows of `A` and `B` are read next; None for factors in memory.
     """
 
     A: Tensor
     B: Tensor
     singular: Tensor
     arrow: Tensor
+    file: Mapped | None = None
+
+    def expect(self, rows: Tensor) -> None:
+        """Has the factors of these rows fetched from the file, without waiting for them."""
+        if self.file is not None:
+            self.file.expect(self.A, rows)
+            self.file.expect(self.B, rows)
+
+    def read(self, field: str, rows: Tensor) -> Tensor:
+        """Returns a copy of the given rows of one of the four tensors; (m, ...)."""
+        part: Tensor = getattr(self, field)
+        if self.file is not None and field in ("A", "B"):
+            self.file.expect(part, rows)
+        return part.index_select(0, rows)
 
 
 class Places(NamedTuple):
@@ -98,8 +126,8 @@ class ModuleStack:
         self._whole = len(blocks) == 1 and _is_run(self._local)
         if self._whole:
             start = int(self._local[0])
-            run = slice(start, start + len(self.names))
-            self._blocks = (Block(*(part[run] for part in self._blocks[0])),)
+            self._blocks = (_run(self._blocks[0], start, len(self.names)),)
+            self._local -= start
         self.arrow = self._gather_all("arrow", (self.d_in,))  # (N, D_in)
         self.singular = self._gather_all("singular", (self.rank,))  # (N, R)
 
@@ -115,11 +143,12 @@ class ModuleStack:
     def places(self) -> Places | None:
         """Where the factors lie; None where they come through `A` and `B` only."""
         dtypes = {part.dtype for block in self._blocks for part in (block.A, block.B)}
-        if len(dtypes) != 1:
+        is_limited = any(block.file is not None and block.file.is_limited for block in self._blocks)
+        if len(dtypes) != 1 or is_limited:
             return None
-        local = torch.arange(len(self)) if self._whole else self._local
         ranks = torch.tensor([block.A.shape[1] for block in self._blocks])[self._block_of]
-        A, B = (self._addresses([block[i] for block in self._blocks], local) for i in (0, 1))
+        A = self._addresses([block.A for block in self._blocks])
+        B = self._addresses([block.B for block in self._blocks])
         return Places(A, B, ranks, dtypes.pop())
 
     def A(self, rows: Tensor) -> Tensor:
@@ -144,11 +173,11 @@ class ModuleStack:
         """
         return self._gather("B", rows, (self.rank, self.d_out))
 
-    def _addresses(self, parts: Sequence[Tensor], local: Tensor) -> Tensor:
+    def _addresses(self, parts: Sequence[Tensor]) -> Tensor:
         """Returns the address of each row's factors; (N,) int64."""
         starts = torch.tensor([part.data_ptr() for part in parts])
         strides = torch.tensor([part.stride(0) * part.itemsize for part in parts])
-        return starts[self._block_of] + local * strides[self._block_of]
+        return starts[self._block_of] + self._local * strides[self._block_of]
 
     def _gather_all(self, field: str, shape: tuple[int, ...]) -> Tensor:
         """A view where the rows are one run of one block; else a copy."""
@@ -160,31 +189,33 @@ class ModuleStack:
     def _gather(self, field: str, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
         flat = rows.reshape(-1)
         if len(self._blocks) == 1:
-            found = self._from_one_block(field, flat)
+            found = self._blocks[0].read(field, self._local[flat])
         else:
             found = self._from_many_blocks(field, flat, shape)
         return found.reshape(*rows.shape, *shape)
-
-    def _from_one_block(self, field: str, flat: Tensor) -> Tensor:
-        source: Tensor = getattr(self._blocks[0], field)
-        return source.index_select(0, flat if self._whole else self._local[flat])
 
     def _from_many_blocks(self, field: str, flat: Tensor, shape: tuple[int, ...]) -> Tensor:
         dtype = getattr(self._blocks[0], field).dtype if self._blocks else torch.float32
         found = torch.zeros((len(flat), *shape), dtype=dtype)
         owners = self._block_of[flat]
         for index in owners.unique().tolist():
-            source: Tensor = getattr(self._blocks[index], field)
             at = (owners == index).nonzero().flatten()
-            part = source.index_select(0, self._local[flat[at]])  # (n, R_block, ...)
+            part = self._blocks[index].read(field, self._local[flat[at]])  # (n, R_block, ...)
             found[at, : part.shape[1]] = part
         return found
 
 
 def _narrowed(block: Block, rank: int) -> Block:
     """A block can be wider than its live rows once its widest adapter was removed."""
-    A, B, singular, arrow = block
-    return Block(A[:, :rank], B[:, :rank], singular[:, :rank], arrow)
+    A, B, singular, _, _ = block
+    return block._replace(A=A[:, :rank], B=B[:, :rank], singular=singular[:, :rank])
+
+
+def _run(block: Block, start: int, n: int) -> Block:
+    """Returns a block of n consecutive rows, as views."""
+    A, B, singular, arrow, file = block
+    run = slice(start, start + n)
+    return Block(A[run], B[run], singular[run], arrow[run], file)
 
 
 def _is_run(rows: Tensor) -> bool:

@@ -81,6 +81,10 @@ class Snapshot(Protocol):
         """Returns a mixture's weights: module to latent adapter to weight."""
         ...
 
+    def prefetch(self, names: Iterable[str], /) -> None:
+        """Has the factors of these adapters read from disk, without waiting for them."""
+        ...
+
 
 class Library(Protocol):
     """What the bank asks of an adapter library."""
@@ -183,6 +187,11 @@ class AdapterBank:
         if key not in self._stacks:
             self._stacks[key] = self._open(*key)
         return self._stacks[key]
+
+    def prefetch(self, names: Iterable[str]) -> None:
+        """Has the factors of these adapters read from disk, without waiting for them."""
+        if self._snapshot is not None:
+            self._snapshot.prefetch(names)
 
     def require(self, names: Sequence[str]) -> None:
         """Checks that every name is in the library.

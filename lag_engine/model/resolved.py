@@ -141,6 +141,8 @@ class ResolvedSelection:
         self._active: dict[str, ActiveSlot | None] = {}
         if isinstance(selection, Latent):
             self._mixed = mixed_weights(bank, selection)
+        if isinstance(selection, Pinned):
+            bank.prefetch(selection.names)
         if isinstance(selection, Generated):
             self._generated = bank.generated.find(selection.names)
 
