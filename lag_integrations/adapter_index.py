@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from lag_engine import AdapterInfo, AdapterLibrary
+    from lag_integrations.modes import Encoding
 
 AdapterStatus = Literal["current", "unchecked", "none", "missing", "stale"]
 """Of a retrieved document's adapter: in the library as it was indexed; no library was asked; the
@@ -14,6 +15,9 @@ library has none for the document; named by the document but not in the library;
 not the one that was indexed."""
 
 USABLE = ("current", "unchecked")
+
+KINDS = {"prag": "knowledge", "polyprag": "mixture"}
+"""Encoding of documents: the kind of what the library holds of each; PRAG's is asked for first."""
 
 
 class Finding(NamedTuple):
@@ -38,7 +42,9 @@ class Finding(NamedTuple):
 
 
 class AdapterIndex:
-    """A library's adapters by name and by document; follows the library's changes.
+    """A library's adapters and mixtures by name and by document; follows the library's changes.
+
+    A document may have one of each kind, whichever its metadata names.
 
     Args:
         library: an open `AdapterLibrary`; None trusts what the documents say.
@@ -48,9 +54,15 @@ class AdapterIndex:
         self.library = library
         self._generation: int | None = None
         self._by_name: dict[str, AdapterInfo] = {}
-        self._by_document: dict[str, AdapterInfo] = {}
+        self._by_document: dict[tuple[str, str | None], AdapterInfo] = {}
 
-    def find(self, metadata: Mapping[str, Any], document_id: str | None = None) -> Finding:
+    def find(
+        self,
+        metadata: Mapping[str, Any],
+        document_id: str | None = None,
+        *,
+        encoding: Encoding | None = None,
+    ) -> Finding:
         """The adapter of the document with this metadata.
 
         Its name is the metadata's `adapter_id` or, without one, that of the adapter which the
@@ -60,18 +72,32 @@ class AdapterIndex:
         Args:
             metadata: the document's.
             document_id: as the library knows it.
+            encoding: whose is wanted: where `adapter_id` names the other kind, it is what the
+                library has of this kind for the same passage. None takes either.
         """
         name, rev = _text(metadata.get("adapter_id")), _text(metadata.get("adapter_rev"))
         if self.library is None:
             return Finding("unchecked", name, rev)
         self._follow()
-        info = self._by_name.get(name) if name else self._by_document.get(document_id or "")
-        if info is None:
+        named = self._by_name.get(name) if name else self._of_document(document_id, None)
+        if named is None:
             return Finding("missing" if name else "none", name, rev)
-        now = revision_of(info)
-        return Finding("current" if rev in (None, now) else "stale", info.name, rev or now)
+        now = revision_of(named)
+        status: AdapterStatus = "current" if rev in (None, now) else "stale"
+        if encoding is None or named.kind == KINDS[encoding]:
+            return Finding(status, named.name, rev or now)
+        other = self._of_document(named.document_id, encoding)
+        if other is None:
+            return Finding("none", None, None)
+        return Finding(status, other.name, revision_of(other))
 
-    def usable(self, metadata: Mapping[str, Any], document_id: str | None = None) -> str | None:
+    def usable(
+        self,
+        metadata: Mapping[str, Any],
+        document_id: str | None = None,
+        *,
+        encoding: Encoding = "prag",
+    ) -> str | None:
         """The adapter that an engine with this library may apply for the document, if any.
 
         What a retriever found out earlier (`adapter_status`) and what the library says now must
@@ -79,7 +105,14 @@ class AdapterIndex:
         """
         if self.library is None or is_ruled_out(metadata):
             return None
-        return usable_adapter(self.find(metadata, document_id).metadata)
+        return usable_adapter(self.find(metadata, document_id, encoding=encoding).metadata)
+
+    def _of_document(
+        self, document_id: str | None, encoding: Encoding | None
+    ) -> AdapterInfo | None:
+        kinds = KINDS.values() if encoding is None else (KINDS[encoding],)
+        found = (self._by_document.get((kind, document_id)) for kind in kinds if document_id)
+        return next((info for info in found if info is not None), None)
 
     def _follow(self) -> None:
         assert self.library is not None
@@ -87,7 +120,7 @@ class AdapterIndex:
         if generation != self._generation:
             infos = self.library.list()
             self._by_name = {info.name: info for info in infos}
-            self._by_document = {info.document_id: info for info in infos if info.document_id}
+            self._by_document = {(i.kind, i.document_id): i for i in infos if i.document_id}
             self._generation = generation
 
 

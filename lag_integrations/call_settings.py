@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from lag_engine import GenerationError, PlanError
-from lag_integrations.modes import pins_adapters
+from lag_integrations.generated import PassagePlan
+from lag_integrations.modes import encoding_of, pins_adapters
 
 if TYPE_CHECKING:
     from lag_engine import Generation, LAGEngine, Plan
@@ -24,6 +25,7 @@ class Defaults(Protocol):
     mode: str
     adapters: Any
     routing: dict[str, Any]
+    translator: str | None
     stop: list[str] | None
     trace: TraceDetail
 
@@ -32,6 +34,8 @@ def engine_options(
     defaults: Defaults, engine: LAGEngine, arguments: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The keyword arguments of `LAGEngine.generate` for a call's arguments.
+
+    The plan of a mode that makes adapters of passages is a `PassagePlan`, which `ready` completes.
 
     Raises:
         PlanError: the mode, its adapters and its options do not fit together.
@@ -87,7 +91,9 @@ def routing_account(generation: Generation, trace: TraceDetail) -> dict[str, Any
     return account
 
 
-def _plan(defaults: Defaults, engine: LAGEngine, arguments: Mapping[str, Any]) -> Plan:
+def _plan(
+    defaults: Defaults, engine: LAGEngine, arguments: Mapping[str, Any]
+) -> Plan | PassagePlan:
     plan: Plan | None = arguments.get("plan")
     if plan is not None:
         _refuse_two_plans(arguments)
@@ -96,7 +102,10 @@ def _plan(defaults: Defaults, engine: LAGEngine, arguments: Mapping[str, Any]) -
     # The model's own adapters serve another mode of this call too, if that mode pins any.
     own = defaults.adapters if mode == defaults.mode or pins_adapters(mode) else None
     routing = {**defaults.routing, **(arguments.get("routing") or {})}
-    return engine.plan(mode, adapters=arguments.get("adapters", own), **routing)
+    adapters = arguments.get("adapters", own)
+    if encoding_of(mode) == "dyprag":
+        return PassagePlan.of(mode, adapters, routing=routing, translator=defaults.translator)
+    return engine.plan(mode, adapters=adapters, **routing)
 
 
 def _refuse_two_plans(arguments: Mapping[str, Any]) -> None:

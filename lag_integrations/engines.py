@@ -110,7 +110,7 @@ def library_fingerprint(key: EngineKey) -> str | None:
     engine = loaded_engine(key)
     if engine is not None:
         return None if engine.library is None else engine.library.fingerprint
-    path = _library_path(key)
+    path = library_path(key)
     if path is None:
         return None
     from lag_engine import AdapterLibrary
@@ -125,7 +125,8 @@ def model_fingerprint(key: EngineKey) -> str | None:
     return files.fingerprint if files else None
 
 
-def _library_path(key: EngineKey) -> str | None:
+def library_path(key: EngineKey) -> str | None:
+    """The folder of the key's library; None where there is none."""
     if key.library is not None or key.model != TINY:
         return key.library
     from lag_engine import tiny

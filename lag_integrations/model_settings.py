@@ -30,6 +30,8 @@ class ModelSettings(BaseModel):
             slot, `{"task": ..., "knowledge": ...}`.
         routing: options of the plan: `retrieve_k`, `score`, `top_k`, `temperature`, `floor`,
             `candidates`, `knowledge_routed`.
+        translator: the folder of what makes adapters in mode "dyprag" and "dyprag+lag"; None for
+            the one that `lag encode --method dyprag` leaves in the library.
         max_tokens: most tokens an answer may have.
         temperature: 0 is greedy.
         top_p: nucleus sampling; 1 is off.
@@ -52,6 +54,7 @@ class ModelSettings(BaseModel):
     mode: str = "lag"
     adapters: list[str] | dict[str, Any] | None = None
     routing: dict[str, Any] = Field(default_factory=dict)
+    translator: str | None = None
     max_tokens: int = 256
     temperature: float = 0.0
     top_p: float = 1.0

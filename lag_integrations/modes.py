@@ -7,6 +7,11 @@ from typing import Literal
 from lag_engine import PlanError
 
 Documents = Literal["none", "text", "adapters", "both"]
+Encoding = Literal["prag", "polyprag", "dyprag"]
+"""How a document becomes an adapter: one of its own, a mixture of the library's latent ones, or one
+that is made of its text while the question is asked."""
+
+ENCODINGS: tuple[Encoding, ...] = ("prag", "polyprag", "dyprag")
 
 DOCUMENTS: dict[str, Documents] = {
     "base": "none",
@@ -16,30 +21,26 @@ DOCUMENTS: dict[str, Documents] = {
     "rag": "text",
     "rag+lag": "text",
     "prag": "adapters",
+    "polyprag": "adapters",
+    "dyprag": "adapters",
     "prag+lag": "adapters",
+    "polyprag+lag": "adapters",
+    "dyprag+lag": "adapters",
     "oracle": "adapters",
     "rag+prag+lag": "both",
 }
-_WITHOUT_ROUTING: dict[Documents, str] = {"text": "rag", "adapters": "prag", "both": "prag"}
-_WITH_ROUTING: dict[Documents, str] = {
-    "text": "rag+lag",
-    "adapters": "prag+lag",
-    "both": "rag+prag+lag",
-}
-_BASES = {
-    "base": _WITHOUT_ROUTING,
-    "rag": _WITHOUT_ROUTING,
-    "prag": _WITHOUT_ROUTING,
-    "lag": _WITH_ROUTING,
-    "rag+lag": _WITH_ROUTING,
-    "prag+lag": _WITH_ROUTING,
-    "rag+prag+lag": _WITH_ROUTING,
-}
+_WITHOUT_COUNTERPART = ("arrow", "spectr", "oracle")
 
 
 def pins_adapters(mode: str) -> bool:
     """Whether the mode applies adapters that the request names."""
     return DOCUMENTS.get(mode) in ("adapters", "both")
+
+
+def encoding_of(mode: str) -> Encoding:
+    """Which of a document's adapters the mode applies; PRAG's where it is named after none."""
+    parts = mode.split("+")
+    return next((encoding for encoding in ENCODINGS if encoding in parts), "prag")
 
 
 def documents_of(mode: str) -> Documents:
@@ -58,17 +59,22 @@ def documents_of(mode: str) -> Documents:
 def mode_with(mode: str, documents: Documents) -> str:
     """The mode that routes tasks as `mode` does and uses documents in the given way.
 
-    "both" without routing is mode "prag" with the text in the prompt as well.
+    "both" is the mode of the adapters with the text in the prompt as well, but for PRAG with
+    routing, which has a name of its own.
 
     Raises:
         PlanError: `mode` has no such counterpart.
     """
     if documents_of(mode) == documents or documents == "none":
         return mode
-    if mode not in _BASES:
+    if mode in _WITHOUT_COUNTERPART:
+        usable = [other for other in DOCUMENTS if other not in _WITHOUT_COUNTERPART]
         raise PlanError(
             f"Expected a mode that can use documents as {documents!r}",
             f"found {mode!r}",
-            f"Choose one of {', '.join(_BASES)}",
+            f"Choose one of {', '.join(usable)}",
         )
-    return _BASES[mode][documents]
+    named = "rag" if documents == "text" else encoding_of(mode)
+    if "lag" not in mode.split("+"):
+        return named
+    return "rag+prag+lag" if (named, documents) == ("prag", "both") else f"{named}+lag"

@@ -295,3 +295,50 @@ def on_disk(tmp_path_factory) -> OnDisk:
     with AdapterLibrary.create(root.library, base_model=root.model) as library:
         library.add_many(sources, progress=False)
     return root
+
+
+ENCODED_TEXTS = ("Rosa is a nurse.", "Hector is a teacher.", "The city is old.")
+
+
+@pytest.fixture(scope="session")
+def encoded(on_disk, tmp_path_factory) -> OnDisk:
+    """The same with passages `p0` to `p2` encoded by PRAG and Poly-PRAG, and DyPRAG's translator.
+
+    Their texts are `ENCODED_TEXTS`.
+    """
+    from shutil import copytree
+
+    from lag_engine import (
+        PRAG,
+        AdapterLibrary,
+        DyPRAG,
+        DyPRAGSettings,
+        LAGEngine,
+        Passage,
+        PolyPRAG,
+        PolyPRAGSettings,
+        PRAGSettings,
+        save_translator,
+        train_translator,
+    )
+
+    path = copytree(on_disk.library, tmp_path_factory.mktemp("encoded") / "library")
+    passages = [Passage(f"p{i}", text) for i, text in enumerate(ENCODED_TEXTS)]
+    quick = {"progress": False}
+    mixing = PolyPRAGSettings(n_latents=4, top_k=2, epochs=2, learning_rate=0.02)
+    with (
+        AdapterLibrary.open(path) as library,
+        LAGEngine.from_pretrained(on_disk.model, library=library) as engine,
+    ):
+        PRAG.from_engine(engine, settings=PRAGSettings(learning_rate=0.02), **quick).encode(
+            passages
+        )
+        PolyPRAG.from_engine(engine, settings=mixing, **quick).encode(passages)
+        train = DyPRAGSettings(learning_rate=0.01, epochs=2)
+        translator = engine.lend(
+            lambda model: train_translator(
+                model, engine.tokenizer, library, passages, settings=train, **quick
+            )
+        )
+        save_translator(translator, path / DyPRAG.FOLDER)
+    return OnDisk(on_disk.model, on_disk.adapters, path)

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Self
 
+from lag_engine.documents.dyprag_files import load_translator
 from lag_engine.documents.dyprag_translator import Translator
+from lag_engine.errors import LibraryError
 
 if TYPE_CHECKING:
     from lag_engine.adapters import PeftAdapter
@@ -38,12 +41,27 @@ class DyPRAG:
         AdapterMismatchError: The translator was trained on another base model.
     """
 
+    FOLDER: ClassVar[str] = "translator"
+    """Where in a library's folder its translator lies."""
+
     def __init__(
         self, engine: LAGEngine, translator: Translator, *, allow_other_base: bool = False
     ) -> None:
         self._engine = engine
         self.translator = engine.lend(lambda model: translator.to(next(model.parameters()).device))
         engine.lend(lambda model: translator.shape.check(model, allow_other_base=allow_other_base))
+
+    @classmethod
+    def from_engine(cls, engine: LAGEngine, folder: str | Path | None = None) -> Self:
+        """The translator of a folder; by default the one that lies in the engine's library.
+
+        Raises:
+            LibraryError: No folder is named, and the engine has no library.
+            AdapterFormatError: There is no translator in the folder.
+            AdapterMismatchError: It was made for another base model.
+        """
+        path = _own_folder(engine) if folder is None else Path(folder)
+        return cls(engine, engine.lend(lambda model: load_translator(path, model)))
 
     def adapters(self, passages: Sequence[Passage]) -> dict[str, PeftAdapter]:
         """Makes each passage's adapter, in one pass of the model over its text."""
@@ -58,3 +76,13 @@ class DyPRAG:
         """
         with self._engine.generated(self.adapters(passages)) as names:
             yield names
+
+
+def _own_folder(engine: LAGEngine) -> Path:
+    if engine.library is None:
+        raise LibraryError(
+            "Expected an engine with a library, where its translator lies",
+            "found one without",
+            "name the translator's folder, or make the engine with a library",
+        )
+    return engine.library.path / DyPRAG.FOLDER

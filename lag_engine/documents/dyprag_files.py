@@ -79,5 +79,5 @@ def _unreadable(path: Path, found: str) -> AdapterFormatError:
     return AdapterFormatError(
         f"Expected a translator at {path}",
         f"found: {found}",
-        "train one with train_translator and save it, or copy it again",
+        "train one with `lag encode --method dyprag`, or copy it again",
     )

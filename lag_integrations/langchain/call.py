@@ -14,6 +14,7 @@ from lag_integrations.aio import iterate
 from lag_integrations.call_settings import TraceDetail, engine_options, refuse_unknown
 from lag_integrations.document_use import decide
 from lag_integrations.engines import get_engine
+from lag_integrations.generated import ready
 from lag_integrations.langchain.messages import (
     EngineMessage,
     speaks_of_tools,
@@ -40,7 +41,7 @@ class Call:
         engine: answers it.
         model: the name the engine was asked for by.
         prompt: messages in the engine's form, or raw text.
-        options: keyword arguments of `LAGEngine.generate` and `LAGEngine.stream`.
+        options: keyword arguments of `LAGEngine.generate` and `LAGEngine.stream`, after `ready`.
         trace: how much routing the answer tells.
         extra: more response metadata.
     """
@@ -54,11 +55,13 @@ class Call:
 
     def generate(self) -> Generation:
         """The engine's answer."""
-        return self.engine.generate(self.prompt, **self.options)
+        with ready(self.engine, self.options) as options:
+            return self.engine.generate(self.prompt, **options)
 
     def stream(self) -> Generator[StreamPiece, None, None]:
         """The engine's pieces of the answer; closing it ends the generation."""
-        yield from self.engine.stream(self.prompt, **self.options)
+        with ready(self.engine, self.options) as options:
+            yield from self.engine.stream(self.prompt, **options)
 
     async def agenerate(self) -> Generation:
         """The engine's answer; the event loop stays free, and cancelling ends the generation."""

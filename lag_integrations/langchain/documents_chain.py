@@ -12,7 +12,7 @@ from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, R
 
 from lag_engine import PlanError
 from lag_integrations.adapter_index import AdapterIndex
-from lag_integrations.document_use import DocumentUse, Source, decide
+from lag_integrations.document_use import DocumentUse, decide, source_of
 from lag_integrations.engines import get_engine
 from lag_integrations.langchain.config import configured
 from lag_integrations.langchain.labels import label_of
@@ -101,9 +101,17 @@ def _decide(
     }
     name = str(inside.bound.get("model") or model.model)
     index = AdapterIndex(get_engine(model.engine_key.for_model(name)).library)
-    adapters = [index.usable(d.metadata, d.metadata.get("document_id") or d.id) for d in found]
-    labels = [label_of(d, i) for i, d in enumerate(found)]
-    sources = list(map(Source, labels, adapters))
+    sources = [
+        source_of(
+            label_of(document, i),
+            document.page_content,
+            mode=settings["mode"],
+            metadata=document.metadata,
+            ids=[document.metadata.get("document_id") or document.id],
+            index=index,
+        )
+        for i, document in enumerate(found)
+    ]
     return decide(sources, documents=documents, **settings)
 
 

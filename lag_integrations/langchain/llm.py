@@ -17,6 +17,7 @@ from langchain_core.runnables.config import get_config_list
 from pydantic import PrivateAttr
 
 from lag_integrations.aio import iterate
+from lag_integrations.generated import ready
 from lag_integrations.langchain.call import Call, prepare
 from lag_integrations.langchain.config import configured, folds_config
 from lag_integrations.langchain.results import usage_metadata
@@ -122,9 +123,9 @@ class LAGLLM(LAGSettings, BaseLLM):
         **kwargs: Any,
     ) -> LLMResult:
         call = self._prepare(prompts[0], stop, kwargs)
-        options = {**call.options, "plans": call.options["plan"]}
-        del options["plan"]
-        generations = call.engine.generate_batch(prompts, **options)
+        with ready(call.engine, call.options) as options:
+            plans = options.pop("plan")
+            generations = call.engine.generate_batch(prompts, plans=plans, **options)
         return _result([(g, call.metadata(g)) for g in generations])
 
     async def _agenerate(

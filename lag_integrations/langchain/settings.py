@@ -12,7 +12,8 @@ from langchain_core.load import dumpd
 from pydantic import model_validator
 
 from lag_integrations.call_settings import SAMPLING
-from lag_integrations.engines import library_fingerprint, model_fingerprint
+from lag_integrations.engines import library_fingerprint, library_path, model_fingerprint
+from lag_integrations.generated import translator_written
 from lag_integrations.langchain.results import PROVIDER
 from lag_integrations.model_settings import LOADING, ModelSettings
 
@@ -57,12 +58,15 @@ class LAGSettings(ModelSettings, BaseLanguageModel[Any]):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        own = ("model", "library", "mode", "adapters", "routing", "stop", "trace")
+        own = ("model", "library", "mode", "adapters", "routing", "translator", "stop", "trace")
         names = (*own, *SAMPLING, *LOADING, "logprobs", "top_logprobs")
         return {
             **{name: getattr(self, name) for name in names},
             "model_fingerprint": model_fingerprint(self.engine_key),
             "library_fingerprint": library_fingerprint(self.engine_key),
+            "translator_written": translator_written(
+                self.translator, library_path(self.engine_key)
+            ),
             "version": VERSION,
         }
 

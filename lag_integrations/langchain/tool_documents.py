@@ -10,9 +10,9 @@ from langchain_core.documents import Document
 from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
 
 from lag_integrations.adapter_index import AdapterIndex, is_ruled_out, usable_adapter
-from lag_integrations.document_use import Adapters, Source, by_slot, decide
+from lag_integrations.document_use import Adapters, Source, by_slot, decide, source_of
 from lag_integrations.langchain.labels import label_of
-from lag_integrations.modes import Documents, pins_adapters
+from lag_integrations.modes import Documents, encoding_of, pins_adapters
 
 if TYPE_CHECKING:
     from lag_engine import AdapterLibrary
@@ -67,11 +67,19 @@ class _Retrieved(NamedTuple):
         """Whether the tool's message has its text."""
         return self.wish != "adapters" or is_ruled_out(self.document.metadata)
 
-    def usable(self, index: AdapterIndex) -> str | None:
-        """The adapter that may be applied now."""
+    def source(self, index: AdapterIndex, mode: str) -> Source:
+        """The document with what may be applied for it now."""
+        if self.wish == "text":
+            return Source(self.label, None)
         metadata = self.document.metadata
-        document_id = metadata.get("document_id") or self.document.id
-        return None if self.wish == "text" else index.usable(metadata, document_id)
+        return source_of(
+            self.label,
+            self.document.page_content,
+            mode=mode,
+            metadata=metadata,
+            ids=[metadata.get("document_id") or self.document.id],
+            index=index,
+        )
 
 
 def adapters_of(messages: Sequence[BaseMessage]) -> list[ToolAdapter]:
@@ -119,11 +127,10 @@ def use_tool_documents(
     if wish is None:
         return None
     index = AdapterIndex(library)
-    usable = [r.usable(index) for r in latest]
-    sources = [Source(r.label, name) for r, name in zip(latest, usable, strict=True)]
+    sources = [r.source(index, mode) for r in latest]
     use = decide(sources, mode=mode, documents=wish, adapters=adapters)
     replaced = "knowledge" in by_slot(adapters)
-    lost = [r for r, name in zip(latest, usable, strict=True) if name is None and not replaced]
+    lost = [r for r, s in zip(latest, sources, strict=True) if s.adapter is None and not replaced]
     added = [r for r in lost if not r.is_in_text]
     record = {
         **use.record,
@@ -169,7 +176,9 @@ def _wish(retrieved: Sequence[_Retrieved], mode: str) -> Documents | None:
     """How the tools want their documents used, if that is anything but text."""
     wishes = {r.wish for r in retrieved}
     if None in wishes and pins_adapters(mode):
-        named = [r for r in retrieved if r.wish is None and usable_adapter(r.document.metadata)]
+        makes = encoding_of(mode) == "dyprag"
+        silent = [r for r in retrieved if r.wish is None]
+        named = [r for r in silent if makes or usable_adapter(r.document.metadata)]
         wishes |= {"both"} if named else set()
     if "both" in wishes or {"text", "adapters"} <= wishes:
         return "both"

@@ -20,6 +20,7 @@ from lag_integrations.call_settings import (
     routing_account,
 )
 from lag_integrations.engines import get_engine
+from lag_integrations.generated import ready
 from lag_integrations.llama_index.events import LAGRoutingEvent, dispatcher
 from lag_integrations.llama_index.messages import (
     EngineMessage,
@@ -43,7 +44,7 @@ class Call:
         engine: answers it.
         model: the name the engine was asked for by.
         prompt: raw text, or messages in the engine's form.
-        options: keyword arguments of `LAGEngine.generate` and `LAGEngine.stream`.
+        options: keyword arguments of `LAGEngine.generate` and `LAGEngine.stream`, after `ready`.
         trace: how much routing the answer tells.
         documents: what became of the retrieved documents, for the answer to tell.
     """
@@ -57,11 +58,15 @@ class Call:
 
     def run(self) -> Generation:
         """The whole answer."""
-        return self.engine.generate(cast("Any", self.prompt), **self.options)
+        with ready(self.engine, self.options) as options:
+            return self.engine.generate(cast("Any", self.prompt), **options)
 
     def stream(self) -> Generator[StreamPiece, None, None]:
         """The engine's pieces of the answer; closing it ends the generation."""
-        with closing(self.engine.stream(cast("Any", self.prompt), **self.options)) as pieces:
+        with (
+            ready(self.engine, self.options) as options,
+            closing(self.engine.stream(cast("Any", self.prompt), **options)) as pieces,
+        ):
             yield from pieces
 
     def tell(self, generation: Generation | None, span_id: str | None) -> dict[str, Any] | None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llama_index.core.schema import BaseNode
+from llama_index.core.schema import BaseNode, MetadataMode
 
 from lag_integrations.adapter_index import AdapterIndex, Finding
-from lag_integrations.document_use import Source
+from lag_integrations.document_use import Source, source_of
 
 if TYPE_CHECKING:
     from lag_engine import AdapterLibrary
@@ -32,11 +32,12 @@ def find_adapter(node: BaseNode, index: AdapterIndex) -> Finding:
     return next((finding for finding in findings if finding.status != "none"), findings[0])
 
 
-def source_of(node: BaseNode, index: AdapterIndex) -> Source:
+def source_of_node(node: BaseNode, index: AdapterIndex, *, mode: str) -> Source:
     """The node for `decide`, with its adapter if both the node and the library allow it."""
-    usable = (index.usable(node.metadata, document_id) for document_id in _ids(node))
     label = str(node.metadata.get("document_id") or node.ref_doc_id or node.node_id)
-    return Source(label, next((name for name in usable if name), None))
+    text = node.get_content(metadata_mode=MetadataMode.NONE)
+    ids = _ids(node)
+    return source_of(label, text, mode=mode, metadata=node.metadata, ids=ids, index=index)
 
 
 def _ids(node: BaseNode) -> list[str]:

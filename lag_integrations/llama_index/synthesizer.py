@@ -24,7 +24,7 @@ from lag_engine import LagError, PlanError
 from lag_integrations.adapter_index import AdapterIndex
 from lag_integrations.document_use import DocumentUse, Source, decide
 from lag_integrations.llama_index.llm import LAGLLM
-from lag_integrations.llama_index.nodes import index_of, source_of
+from lag_integrations.llama_index.nodes import index_of, source_of_node
 from lag_integrations.llama_index.structured import guided, parsed
 
 Documents = Literal["text", "adapters", "both"]
@@ -181,8 +181,9 @@ class ParametricSynthesizer(BaseSynthesizer):
             return Request(self._decide([]), {})
         if self._index is None:
             self._index = index_of(self._lag.engine.library)
-        index = self._index
-        return Request(self._decide([source_of(found.node, index) for found in nodes]), {})
+        index, mode = self._index, self._lag.mode
+        sources = [source_of_node(found.node, index, mode=mode) for found in nodes]
+        return Request(self._decide(sources), {})
 
     def _text_request(self, chunks: Sequence[str]) -> Request:
         return Request(self._decide([Source(str(i), None) for i in range(len(chunks))]), {})

@@ -32,6 +32,7 @@ class ScriptedInfo(NamedTuple):
     sha256: str = "hash"
     document_id: str | None = None
     metadata: Any = MappingProxyType({})
+    kind: str = "knowledge"
 
 
 class ScriptedLibrary:

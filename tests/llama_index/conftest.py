@@ -175,6 +175,7 @@ def make_library():
         infos = [
             SimpleNamespace(
                 name=name,
+                kind="knowledge",
                 document_id=document,
                 sha256=f"sha-{name}",
                 metadata={"revision": revision} if revision else {},
