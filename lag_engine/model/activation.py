@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from lag_engine.model.resolved import ResolvedPlan, ResolvedSelection, Update
+    from lag_engine.model.resolved import ResolvedPlan, ResolvedSelection
+    from lag_engine.routing import Update
     from lag_engine.routing.recorder import Recorder
 
 

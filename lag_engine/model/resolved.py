@@ -17,8 +17,8 @@ from lag_engine.model.generated import stack_of
 from lag_engine.model.mixed import mixed_weights
 from lag_engine.routing import (
     NOT_APPLIED,
-    Choice,
     Form,
+    Fused,
     Generated,
     Latent,
     Pinned,
@@ -27,6 +27,7 @@ from lag_engine.routing import (
     Router,
     Selection,
     Slot,
+    Update,
 )
 from lag_engine.routing.scores import accumulation_dtype
 
@@ -39,28 +40,20 @@ CHUNK_TOKENS = 512
 """Tokens routed at once: bounds the (T, N) scores of a long prefill."""
 
 
-class Update(NamedTuple):
-    """One slot's update of some tokens, and the choice behind it.
+class RoutedSlot:
+    """A router at work on one module.
 
-    Attributes:
-        total: (T, D_out), float32 or better.
-        rows: (T, K); -1 where nothing is applied.
-        scores: (T, K); NaN where pinned.
-        weights: (T, K).
+    Args:
+        router: chooses for each token.
+        stack: the module's adapters.
+        allowed: rows that may be chosen; (N,) bool; None allows all.
     """
 
-    total: Tensor
-    rows: Tensor
-    scores: Tensor
-    weights: Tensor
-
-
-class RoutedSlot(NamedTuple):
-    """A router at work on one module."""
-
-    router: Router
-    stack: ResidentStack
-    allowed: Tensor | None  # (N,)
+    def __init__(self, router: Router, stack: ResidentStack, allowed: Tensor | None) -> None:
+        self.stack = stack
+        self._router = router
+        self._allowed = allowed
+        self._fused: dict[str, Fused | None] = {}
 
     def update(self, x: Tensor, form: Form) -> Update:
         """Returns the update of the chosen adapters; x is (T, D_in)."""
@@ -70,9 +63,22 @@ class RoutedSlot(NamedTuple):
         return Update(*map(torch.cat, zip(*parts, strict=True)))
 
     def _update(self, x: Tensor, form: Form) -> Update:
-        choice: Choice = self.router.route(x, self.stack, allowed=self.allowed, form=form)
+        fused = self.fused(form)
+        found = None if fused is None else fused.update(x)
+        if found is not None:
+            return found
+        choice = self._router.route(x, self.stack, allowed=self._allowed, form=form)
         total = form.apply(choice.z, choice.weights, choice.rows, self.stack)
         return Update(total, choice.rows, choice.scores, choice.weights)
+
+    def fused(self, form: Form) -> Fused | None:
+        """Returns the form's one call for this slot, or None where it has none."""
+        if form.name not in self._fused:
+            fuse = form.fuse
+            self._fused[form.name] = (
+                None if fuse is None else fuse(self._router, self.stack, self._allowed)
+            )
+        return self._fused[form.name]
 
 
 class PinnedSlot:
@@ -87,7 +93,7 @@ class PinnedSlot:
     def __init__(self, stack: ResidentStack, rows: Tensor, weights: Tensor) -> None:
         self.stack = stack
         self._rows, self._weights = rows, weights
-        self._factors = _Gathered(stack, rows)
+        self._factors = stack.gathered(rows)
 
     def update(self, x: Tensor, form: Form) -> Update:
         """Returns the weighted sum of the updates; x is (T, D_in)."""
@@ -180,20 +186,6 @@ class ResolvedPlan(NamedTuple):
     selections: tuple[ResolvedSelection, ...]
 
 
-class _Gathered:
-    """A few rows of a stack, factors included, as a stack of their own."""
-
-    def __init__(self, stack: ResidentStack, rows: Tensor) -> None:
-        self.arrow, self.singular = stack.arrow[rows], stack.singular[rows]
-        self._A, self._B = stack.A(rows), stack.B(rows)
-
-    def A(self, rows: Tensor) -> Tensor:
-        return self._A[rows]
-
-    def B(self, rows: Tensor) -> Tensor:
-        return self._B[rows]
-
-
 def _pin(items: Iterable[tuple[str, float]], stack: ResidentStack) -> PinnedSlot | Uncovered:
     """Returns the pinned adapters, by name and weight, that update the stack's module."""
     here = [(stack.row_of[name], weight) for name, weight in items if name in stack.row_of]
@@ -202,8 +194,8 @@ def _pin(items: Iterable[tuple[str, float]], stack: ResidentStack) -> PinnedSlot
     rows, weights = zip(*here, strict=True)
     return PinnedSlot(
         stack,
-        torch.tensor(rows, device=stack.arrow.device),
-        torch.tensor(weights, dtype=stack.arrow.dtype, device=stack.arrow.device),
+        torch.tensor(rows, device=stack.device),
+        torch.tensor(weights, dtype=stack.dtype, device=stack.device),
     )
 
 
@@ -214,7 +206,7 @@ def _allowed(selection: Routed, stack: ResidentStack) -> Tensor | None:
     rows = [stack.row_of[name] for name in selection.candidates if name in stack.row_of]
     allowed = torch.zeros(len(stack.names), dtype=torch.bool)
     allowed[rows] = True
-    return allowed.to(stack.arrow.device)
+    return allowed.to(stack.device)
 
 
 def _check(bank: AdapterBank, slot: Slot, selection: Selection) -> None:

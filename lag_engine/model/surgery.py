@@ -9,9 +9,10 @@ from weakref import WeakValueDictionary
 
 from lag_engine.errors import AdapterMismatchError, ModelError
 from lag_engine.model.activation import Activation, Part
+from lag_engine.model.kernels import default_form
 from lag_engine.model.linear import ActivePlans, RoutedLinear, features
 from lag_engine.model.resolved import ResolvedPlan, ResolvedSelection
-from lag_engine.routing import GROUPED, Form, Plan, Selection, Slot
+from lag_engine.routing import Form, Plan, Selection, Slot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ Resolved = WeakValueDictionary[tuple[Slot, Selection], ResolvedSelection]
 """The selections in use, each once."""
 
 
-def install(model: nn.Module, bank: AdapterBank, *, form: Form = GROUPED) -> Surgery:
+def install(model: nn.Module, bank: AdapterBank, *, form: Form | None = None) -> Surgery:
     """Replaces every module the bank updates by a `RoutedLinear`; mutates the model.
 
     Undo with `Surgery.remove`, or use the result as a context manager: afterwards the model holds
@@ -34,7 +35,7 @@ def install(model: nn.Module, bank: AdapterBank, *, form: Form = GROUPED) -> Sur
     Args:
         model: the base model.
         bank: the library's stacks.
-        form: how the products are computed.
+        form: how the products are computed; the fastest there is unless told.
 
     Raises:
         AdapterMismatchError: the library updates a module the model lacks or of another shape.
@@ -57,13 +58,13 @@ class Surgery:
     Args:
         model: the base model; untouched until `refresh`.
         bank: the library's stacks.
-        form: how the products are computed.
+        form: how the products are computed; the fastest there is unless told.
     """
 
-    def __init__(self, model: nn.Module, bank: AdapterBank, *, form: Form = GROUPED) -> None:
+    def __init__(self, model: nn.Module, bank: AdapterBank, *, form: Form | None = None) -> None:
         self.bank = bank
         self._model = model
-        self._form = form
+        self._form = default_form() if form is None else form
         self._plans = ActivePlans()
         self._routed: dict[str, RoutedLinear] = {}
         self._resolved: WeakValueDictionary[tuple[Slot, Selection], ResolvedSelection] = (

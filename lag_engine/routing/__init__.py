@@ -1,6 +1,6 @@
 """Who is chosen: scores, routers, plans and the record of their decisions, over tensors only."""
 
-from lag_engine.routing.choice import NOT_APPLIED, Choice, Router
+from lag_engine.routing.choice import NOT_APPLIED, Choice, Fused, Router, Update
 from lag_engine.routing.plan import MODES, Plan
 from lag_engine.routing.products import GROUPED, REFERENCE, Form, Stack
 from lag_engine.routing.recorder import Decisions, Recorder
@@ -29,6 +29,7 @@ __all__ = [
     "Choice",
     "Decisions",
     "Form",
+    "Fused",
     "Generated",
     "Latent",
     "Pinned",
@@ -43,4 +44,5 @@ __all__ = [
     "Slot",
     "SpectR",
     "Stack",
+    "Update",
 ]

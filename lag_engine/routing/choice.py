@@ -33,6 +33,35 @@ class Choice(NamedTuple):
     """The score that decided; (T, K); of the best adapter where a floor refused it, else 0."""
 
 
+class Update(NamedTuple):
+    """What a selection adds to some tokens of one module, and the choice behind it."""
+
+    total: Tensor
+    """Sum of the chosen updates; (T, D_out), float32 or better."""
+    rows: Tensor
+    """As in `Choice`; (T, K)."""
+    scores: Tensor
+    """As in `Choice`; (T, K); NaN where pinned."""
+    weights: Tensor
+    """As in `Choice`; (T, K)."""
+
+
+class Fused(Protocol):
+    """Routing over one stack and applying what was chosen, in one call."""
+
+    def update(self, x: Tensor, /) -> Update | None:
+        """Returns the update of every token, or None for inputs it cannot take; x is (T, D_in)."""
+        ...
+
+
+class Fuse(Protocol):
+    """Makes the one call of a router over a stack."""
+
+    def __call__(self, router: Router, stack: Stack, allowed: Tensor | None, /) -> Fused | None:
+        """Returns the call, or None where router or stack are unknown to it."""
+        ...
+
+
 class Router(Protocol):
     """Chooses adapters for each token of one module."""
 

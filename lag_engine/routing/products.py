@@ -1,8 +1,9 @@
 """The two products of an update: z = A* x, and the sum over k of w B*^T z.
 
 Each exists in a readable reference form and in a grouped form that is fast; they agree to rounding.
-Scratch memory of the grouped form is bounded, whatever T and K are. Products are summed in float32,
-or in float64 where the model is.
+A form may also offer the whole update of a routed module as one call. Scratch memory of the grouped
+form is bounded, whatever T and K are. Products are summed in float32, or in float64 where the model
+is.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from lag_engine.routing.scores import accumulation_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from lag_engine.routing.choice import Fuse
 
 SCRATCH_ELEMENTS = 1 << 22
 """Elements of the largest temporary: 16 MiB in float32."""
@@ -78,11 +81,12 @@ class Apply(Protocol):
 
 
 class Form(NamedTuple):
-    """One way to compute both products."""
+    """One way to compute both products, and, where `fuse` is given, routing and both at once."""
 
     name: str
     project: Project
     apply: Apply
+    fuse: Fuse | None = None
 
 
 def reference_project(x: Tensor, rows: Tensor, stack: Stack) -> Tensor:

@@ -1,0 +1,12 @@
+"""The routed update as one compiled operator for the CPU; optional, and equal to the reference.
+
+`default_form` is what routed modules use unless they are told: the compiled operator where it can
+be built, plain PyTorch elsewhere. The environment variable LAG_KERNELS decides it: "auto", "torch",
+or "cpp", with which it is an error not to have the operator.
+"""
+
+from lag_engine.model.kernels.build import KernelStatus
+from lag_engine.model.kernels.form import CPP, default_form, kernel_status
+from lag_engine.model.kernels.slot import CompiledSlot
+
+__all__ = ["CPP", "CompiledSlot", "KernelStatus", "default_form", "kernel_status"]

@@ -1,0 +1,181 @@
+// The routed update of one linear module: retrieve by arrow score, rerank, apply; one call.
+//
+// The reference is `lag_engine.routing`: the same rows, the same numbers to rounding.
+#include <cstring>
+#include <new>
+#include <vector>
+
+#include "retrieve.h"
+#include "scan.h"
+#include "structs.h"
+#include "tokens.h"
+#include "update.h"
+
+namespace lag {
+namespace {
+
+constexpr int64_t MANY_TOKENS = 9;
+constexpr int64_t SCORE_ELEMENTS = 1 << 20;  // of the compact scores at one time: 4 MiB
+
+const Router& router_of(const Call& call, const Router* routers, int64_t t) {
+    return routers[call.router_of ? call.router_of[t] : 0];
+}
+
+void retrieve_token(
+    const Stack& stack, const Tokens& tokens, int64_t t, const Router& router, float* compact,
+    const Bound& bound, Scratch& scratch) {
+    if (router.allowed)
+        for (int64_t i = 0; i < stack.n; ++i)
+            if (!router.allowed[i]) compact[i] = -INF;
+    const int64_t n_allowed = router.allowed ? router.n_allowed : stack.n;
+    const int64_t k = std::min(router.k, n_allowed);
+    const bool exact = router.kind == ARROW || router.k_min > 0;
+    auto run = stack.arrow_element == FLOAT32 ? choose<float> : choose<bfloat16>;
+    if (k > 0) run(stack, tokens.line(t), compact, bound, k, tokens.tolerance(t), exact, scratch);
+    else scratch.chosen.clear();
+    if (router.k_min == 0) return;
+    std::vector<float> order;
+    for (const Candidate& c : scratch.chosen) order.push_back(c.score);
+    std::sort(order.begin(), order.end(), std::greater<float>());
+    if (order.empty()) return;
+    const float lowest = router.k_min <= (int64_t)order.size() ? order[router.k_min - 1] : -INF;
+    const float needed = std::min(order[0] * router.keep, lowest);
+    std::erase_if(scratch.chosen, [&](const Candidate& c) { return c.score < needed; });
+}
+
+using Chosen = std::vector<std::vector<Candidate>>;
+
+Chosen retrieve(
+    const Stack& stack, const Router* routers, const Call& call, const Tokens& tokens,
+    Precision precision) {
+    Chosen chosen(tokens.n);
+    const int64_t chunk = std::clamp(SCORE_ELEMENTS / stack.n, (int64_t)16, tokens.n + 16);
+    std::vector<float> compact(std::min(chunk, tokens.n) * stack.n);
+    for (int64_t first = 0; first < tokens.n; first += chunk) {
+        const int64_t n = std::min(chunk, tokens.n - first);
+        scan(stack, tokens, first, n, precision, call.n_threads, compact.data());
+#pragma omp parallel num_threads(call.n_threads) if (n > 1 && call.n_threads > 1)
+        {
+            Scratch scratch;
+#pragma omp for schedule(dynamic, 4)
+            for (int64_t i = 0; i < n; ++i) {
+                const int64_t t = first + i;
+                retrieve_token(stack, tokens, t, router_of(call, routers, t), &compact[i * stack.n],
+                               bound_of(stack, tokens, t, precision), scratch);
+                chosen[t] = scratch.chosen;
+            }
+        }
+    }
+    return chosen;
+}
+
+// One token's candidates and their z, as decided on.
+struct Decision {
+    const Stack& stack;
+    const Router& router;
+    const std::vector<Candidate>& candidates;
+    float tolerance;
+    const float* z;  // (candidates, rank)
+    int64_t* rows;
+    float* scores;
+    float* weights;
+
+    // The best reranked candidate; of equal ones the lowest row.
+    int64_t best() const {
+        const int64_t n = candidates.size();
+        std::vector<float> found(n);
+        float largest = -INF;
+        for (int64_t i = 0; i < n; ++i) {
+            found[i] = rerank_score(z + i * stack.rank, singular(i), stack.rank, router.score);
+            largest = std::max(largest, found[i]);
+        }
+        int64_t best = -1;
+        for (int64_t i = 0; i < n; ++i) {
+            const float near = router.score == BY_NORM ? tolerance * singular(i)[0] : tolerance;
+            const bool tied = found[i] + near >= largest;
+            if (tied && (best < 0 || candidates[i].row < candidates[best].row)) best = i;
+        }
+        if (best < 0) return best;
+        scores[0] = found[best];
+        if (found[best] < router.floor) return -1;
+        rows[0] = candidates[best].row;
+        weights[0] = 1.0f;
+        return best;
+    }
+
+    // Arrow's mix: a softmax over the scores of all candidates.
+    void mix() const {
+        float largest = -INF, sum = 0;
+        for (const Candidate& c : candidates) largest = std::max(largest, c.score);
+        for (size_t i = 0; i < candidates.size(); ++i) {
+            rows[i] = candidates[i].row;
+            scores[i] = candidates[i].score;
+            weights[i] = std::exp((scores[i] - largest) / router.temperature);
+            sum += weights[i];
+        }
+        for (size_t i = 0; i < candidates.size(); ++i) weights[i] /= sum;
+    }
+
+    const float* singular(int64_t i) const {
+        return stack.singular + candidates[i].row * stack.rank;
+    }
+};
+
+template <class Element>
+void update(
+    const Stack& stack, const Router* routers, const Call& call, const Tokens& tokens,
+    const Chosen& chosen) {
+    Pairs pairs, applied;
+    std::vector<int64_t> first(tokens.n);
+    for (int64_t t = 0; t < tokens.n; ++t) {
+        first[t] = pairs.row.size();
+        for (const Candidate& c : chosen[t]) pairs.add(c.row, (int32_t)t);
+    }
+    pairs.group(stack.n);
+    std::vector<float> z(pairs.row.size() * stack.rank, 0.0f), coefficients;
+    project<Element>(stack, tokens, pairs, call.n_threads, z.data());
+    auto apply_pair = [&](int64_t t, const Candidate& c, const float* of, float weight) {
+        applied.add(c.row, (int32_t)t);
+        for (int64_t r = 0; r < stack.rank; ++r) coefficients.push_back(of[r] * weight);
+    };
+    for (int64_t t = 0; t < tokens.n; ++t) {
+        const int64_t at = t * call.width;
+        const float* of = z.data() + first[t] * stack.rank;
+        const Decision decision{stack, router_of(call, routers, t), chosen[t], tokens.tolerance(t),
+                                of, call.rows + at, call.scores + at, call.weights + at};
+        if (decision.router.kind == ARROW) {
+            decision.mix();
+            for (size_t i = 0; i < chosen[t].size(); ++i)
+                apply_pair(t, chosen[t][i], of + i * stack.rank, call.weights[at + i]);
+        } else if (const int64_t i = decision.best(); i >= 0) {
+            apply_pair(t, chosen[t][i], of + i * stack.rank, 1.0f);
+        }
+    }
+    applied.group(stack.n);
+    apply<Element>(stack, applied, coefficients.data(), call.n_threads, call.total);
+}
+
+void route(const Stack& stack, const Router* routers, const Call& call) {
+    std::fill_n(call.rows, call.n_tokens * call.width, (int64_t)-1);
+    std::fill_n(call.scores, call.n_tokens * call.width, 0.0f);
+    std::fill_n(call.weights, call.n_tokens * call.width, 0.0f);
+    std::fill_n(call.total, call.n_tokens * stack.d_out, 0.0f);
+    const Precision precision = precision_of(stack, call.n_tokens, MANY_TOKENS);
+    const Tokens tokens =
+        read_tokens(call, stack.d_in, precision == HALVES ? stack.half_stride : 0);
+    const Chosen chosen = retrieve(stack, routers, call, tokens, precision);
+    auto run = stack.factor_element == FLOAT32 ? update<float> : update<bfloat16>;
+    run(stack, routers, call, tokens, chosen);
+}
+
+}  // namespace
+}  // namespace lag
+
+extern "C" int lag_route(const lag::Stack* stack, const lag::Router* routers, const lag::Call* call) {
+    try {
+        lag::route(*stack, routers, *call);
+        return 0;
+    } catch (const std::bad_alloc&) {
+        return 1;
+    }
+}

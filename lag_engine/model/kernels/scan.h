@@ -1,0 +1,119 @@
+// Compact arrow scores of some tokens for all rows.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+
+#include "retrieve.h"
+#include "structs.h"
+#include "tokens.h"
+
+namespace lag {
+
+constexpr int64_t PANEL_ROWS = 64;  // lines that stay in a cache while all tokens pass over them
+
+enum Precision { EXACT, CODES, HALVES };
+
+// Which arrow vectors are read: pairs of bfloat16 pay where many tokens share them.
+inline Precision precision_of(const Stack& stack, int64_t n_tokens, int64_t many) {
+    if (stack.halves && (n_tokens >= many || !stack.codes)) return HALVES;
+    return stack.codes ? CODES : EXACT;
+}
+
+// Writes one tile of scores: rows [row, row + ROWS) of `line`, tokens [t, t + COLUMNS).
+template <int ROWS, int COLUMNS, class Element>
+inline void score_tile(
+    const Element* line, int64_t stride, const float* const* x, int64_t width, const float* scales,
+    float* const* out) {
+    const Element* rows[ROWS];
+    float found[ROWS * COLUMNS];
+    for (int r = 0; r < ROWS; ++r) rows[r] = line + r * stride;
+    dots<ROWS, COLUMNS>(rows, x, width, found);
+    for (int r = 0; r < ROWS; ++r)
+        for (int c = 0; c < COLUMNS; ++c)
+            out[c][r] = std::fabs(found[r * COLUMNS + c]) * (scales ? scales[r] : 1.0f);
+}
+
+template <int ROWS, int COLUMNS>
+inline void score_tile(
+    const bfloat16* line, int64_t stride, const bfloat16* const* x, int64_t width, const float*,
+    float* const* out) {
+    const bfloat16* rows[ROWS];
+    float found[ROWS * COLUMNS];
+    for (int r = 0; r < ROWS; ++r) rows[r] = line + r * stride;
+    dots_of_pairs<ROWS, COLUMNS>(rows, x, width, found);
+    for (int r = 0; r < ROWS; ++r)
+        for (int c = 0; c < COLUMNS; ++c) out[c][r] = std::fabs(found[r * COLUMNS + c]);
+}
+
+template <int ROWS, class Element, class Input>
+void score_rows(
+    const Element* line, int64_t stride, const float* scales, const Input* x, int64_t x_stride,
+    int64_t n_tokens, int64_t width, float* out, int64_t out_stride) {
+    int64_t t = 0;
+    const Input* columns[TILE_COLUMNS];
+    float* places[TILE_COLUMNS];
+    for (; t + TILE_COLUMNS <= n_tokens; t += TILE_COLUMNS) {
+        for (int c = 0; c < TILE_COLUMNS; ++c) {
+            columns[c] = x + (t + c) * x_stride;
+            places[c] = out + (t + c) * out_stride;
+        }
+        score_tile<ROWS, TILE_COLUMNS>(line, stride, columns, width, scales, places);
+    }
+    for (; t < n_tokens; ++t) {
+        columns[0] = x + t * x_stride;
+        places[0] = out + t * out_stride;
+        score_tile<ROWS, 1>(line, stride, columns, width, scales, places);
+    }
+}
+
+// Fills out (n_tokens, stride) with the scores of rows [from, to).
+template <class Element, class Input>
+void score_panel(
+    const Element* lines, int64_t stride, const float* scales, const Input* x, int64_t x_stride,
+    int64_t n_tokens, int64_t width, int64_t from, int64_t to, float* out, int64_t out_stride) {
+    int64_t row = from;
+    auto at = [&](const float* values) { return values ? values + row : nullptr; };
+    for (; row + TILE_ROWS <= to; row += TILE_ROWS)
+        score_rows<TILE_ROWS>(lines + row * stride, stride, at(scales), x, x_stride, n_tokens,
+                              width, out + row, out_stride);
+    for (; row < to; ++row)
+        score_rows<1>(lines + row * stride, stride, at(scales), x, x_stride, n_tokens, width,
+                      out + row, out_stride);
+}
+
+// Fills out (n, stack.n) with the compact scores of tokens [first, first + n).
+inline void scan(
+    const Stack& stack, const Tokens& tokens, int64_t first, int64_t n, Precision precision,
+    int n_threads, float* out) {
+    const int64_t n_panels = (stack.n + PANEL_ROWS - 1) / PANEL_ROWS;
+    const float* x = tokens.line(first);
+#pragma omp parallel for num_threads(n_threads) schedule(static) if (n_threads > 1)
+    for (int64_t panel = 0; panel < n_panels; ++panel) {
+        const int64_t from = panel * PANEL_ROWS, to = std::min(from + PANEL_ROWS, stack.n);
+        if (precision == HALVES)
+            score_panel(stack.halves, stack.half_stride, nullptr,
+                        &tokens.halves[first * tokens.half_stride], tokens.half_stride, n,
+                        stack.half_stride, from, to, out, stack.n);
+        else if (precision == CODES)
+            score_panel(stack.codes, stack.code_stride, stack.scales, x, tokens.d_in, n,
+                        tokens.d_in, from, to, out, stack.n);
+        else if (stack.arrow_element == FLOAT32)
+            score_panel((const float*)stack.arrow, stack.d_in, nullptr, x, tokens.d_in, n,
+                        tokens.d_in, from, to, out, stack.n);
+        else
+            score_panel((const bfloat16*)stack.arrow, stack.d_in, nullptr, x, tokens.d_in, n,
+                        tokens.d_in, from, to, out, stack.n);
+    }
+}
+
+// Returns how far a token's compact scores can be from those of float32.
+inline Bound bound_of(const Stack& stack, const Tokens& tokens, int64_t t, Precision precision) {
+    const float length = tokens.lengths[t];
+    const float sums = length * stack.reach * (tokens.d_in / 16 + 64) * FLT_EPSILON;
+    if (precision == EXACT) return {nullptr, 0.0f, 0.0f};
+    if (precision == CODES) return {stack.code_errors, length, sums};
+    return {stack.half_errors, length, sums + tokens.lost[t] * stack.reach + 1e-30f};
+}
+
+}  // namespace lag

@@ -1,0 +1,58 @@
+// What Python hands over; the ctypes structures of `operator.py` mirror these field by field.
+#pragma once
+
+#include <cstdint>
+
+#include "vectors.h"
+
+namespace lag {
+
+enum Element : int32_t { FLOAT32 = 0, BFLOAT16 = 1 };
+enum Kind : int32_t { LAG = 0, ARROW = 1 };
+enum Score : int32_t { BY_ARROW = 0, BY_PROJECTION = 1, BY_NORM = 2, BY_RELATIVE = 3 };
+
+// One module's adapters of one kind.
+struct Stack {
+    int64_t n, d_in, d_out, rank;
+    int32_t arrow_element, factor_element;
+    const void* arrow;      // (n, d_in)
+    const float* singular;  // (n, rank)
+    const int64_t* A;       // (n,) addresses of (ranks[i], d_in)
+    const int64_t* B;       // (n,) addresses of (ranks[i], d_out)
+    const int64_t* ranks;   // (n,)
+    // Compact arrow vectors with, for each, an upper bound of the length of what was rounded away;
+    // null where there are none. Lines are padded with zeros.
+    const int8_t* codes;       // (n, code_stride), times scales
+    const float* scales;       // (n,)
+    const float* code_errors;  // (n,)
+    const bfloat16* halves;    // (n, half_stride)
+    const float* half_errors;  // (n,)
+    int64_t code_stride, half_stride;
+    float reach;  // the length of the longest arrow vector
+};
+
+// How one plan chooses.
+struct Router {
+    int32_t kind, score;
+    int64_t k;      // retrieved
+    int64_t k_min;  // adaptive: least number kept; 0 keeps all retrieved
+    float keep;     // adaptive: share of the best arrow score
+    float floor;    // -infinity for none
+    float temperature;
+    const uint8_t* allowed;  // (n,), or null for all
+    int64_t n_allowed;
+};
+
+// The tokens, and room for what was decided about them.
+struct Call {
+    const void* x;  // (n_tokens, d_in)
+    int32_t x_element, n_threads;
+    int64_t n_tokens, width;     // columns of rows, scores and weights
+    const int32_t* router_of;    // (n_tokens,), or null where all have the first
+    int64_t* rows;               // (n_tokens, width)
+    float* scores;               // (n_tokens, width)
+    float* weights;              // (n_tokens, width)
+    float* total;                // (n_tokens, d_out)
+};
+
+}  // namespace lag

@@ -1,0 +1,79 @@
+"""What the operator is handed, field by field as `structs.h` has it."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
+
+import torch
+
+ELEMENTS = {torch.float32: 0, torch.bfloat16: 1}
+"""The dtypes the operator reads."""
+
+KINDS = {"lag": 0, "arrow": 1}
+SCORE_NUMBERS = {"arrow": 0, "projection": 1, "norm": 2, "relative": 3}
+
+
+class StackStruct(Structure):
+    """One module's adapters of one kind."""
+
+    _fields_ = (
+        ("n", c_int64),
+        ("d_in", c_int64),
+        ("d_out", c_int64),
+        ("rank", c_int64),
+        ("arrow_element", c_int32),
+        ("factor_element", c_int32),
+        ("arrow", c_void_p),
+        ("singular", c_void_p),
+        ("A", c_void_p),
+        ("B", c_void_p),
+        ("ranks", c_void_p),
+        ("codes", c_void_p),
+        ("scales", c_void_p),
+        ("code_errors", c_void_p),
+        ("halves", c_void_p),
+        ("half_errors", c_void_p),
+        ("code_stride", c_int64),
+        ("half_stride", c_int64),
+        ("reach", c_float),
+    )
+
+
+class RouterStruct(Structure):
+    """How one plan chooses."""
+
+    _fields_ = (
+        ("kind", c_int32),
+        ("score", c_int32),
+        ("k", c_int64),
+        ("k_min", c_int64),
+        ("keep", c_float),
+        ("floor", c_float),
+        ("temperature", c_float),
+        ("allowed", c_void_p),
+        ("n_allowed", c_int64),
+    )
+
+
+class CallStruct(Structure):
+    """The tokens, and room for what was decided about them."""
+
+    _fields_ = (
+        ("x", c_void_p),
+        ("x_element", c_int32),
+        ("n_threads", c_int32),
+        ("n_tokens", c_int64),
+        ("width", c_int64),
+        ("router_of", c_void_p),
+        ("rows", c_void_p),
+        ("scores", c_void_p),
+        ("weights", c_void_p),
+        ("total", c_void_p),
+    )
+
+
+def declare(library: ctypes.CDLL) -> None:
+    """Tells ctypes the operator's signature."""
+    library.lag_route.argtypes = (POINTER(StackStruct), POINTER(RouterStruct), POINTER(CallStruct))
+    library.lag_route.restype = ctypes.c_int

@@ -1,0 +1,125 @@
+// What the chosen adapters add: z = A* x of the candidates, the choice among them, B*^T z.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "retrieve.h"
+#include "structs.h"
+#include "tokens.h"
+
+namespace lag {
+
+// Pairs of a token and a row, grouped by row: an adapter's factors are read once.
+struct Pairs {
+    std::vector<int32_t> row, token;   // of each pair, in the order in which they were added
+    std::vector<int32_t> order;        // pairs, grouped by row
+    std::vector<int32_t> groups;       // where in `order` each group starts, and its end
+
+    void add(int32_t of_row, int32_t of_token) {
+        row.push_back(of_row);
+        token.push_back(of_token);
+    }
+    void group(int64_t n_rows) {
+        std::vector<int32_t> start(n_rows + 1, 0);
+        for (int32_t r : row) ++start[r + 1];
+        groups.assign(1, 0);
+        for (int64_t r = 0; r < n_rows; ++r) {
+            if (start[r + 1]) groups.push_back(groups.back() + start[r + 1]);
+            start[r + 1] += start[r];
+        }
+        order.resize(row.size());
+        for (size_t i = 0; i < row.size(); ++i) order[start[row[i]]++] = (int32_t)i;
+    }
+    int64_t n_groups() const { return (int64_t)groups.size() - 1; }
+};
+
+// z[pair] = A* x for the pairs of one group.
+template <class Element, int ROWS>
+void project_rows(
+    const Stack& stack, const Tokens& tokens, const Pairs& pairs, const Element* A, int64_t first,
+    int64_t from, int64_t to, float* z) {
+    const Element* lines[ROWS];
+    const float* columns[TILE_COLUMNS];
+    float found[ROWS * TILE_COLUMNS];
+    for (int r = 0; r < ROWS; ++r) lines[r] = A + (first + r) * stack.d_in;
+    auto put = [&](int64_t i, int n) {
+        for (int c = 0; c < n; ++c)
+            for (int r = 0; r < ROWS; ++r)
+                z[pairs.order[i + c] * stack.rank + first + r] = found[r * n + c];
+    };
+    int64_t i = from;
+    for (; i + TILE_COLUMNS <= to; i += TILE_COLUMNS) {
+        for (int c = 0; c < TILE_COLUMNS; ++c)
+            columns[c] = tokens.line(pairs.token[pairs.order[i + c]]);
+        dots<ROWS, TILE_COLUMNS>(lines, columns, stack.d_in, found);
+        put(i, TILE_COLUMNS);
+    }
+    for (; i < to; ++i) {
+        columns[0] = tokens.line(pairs.token[pairs.order[i]]);
+        dots<ROWS, 1>(lines, columns, stack.d_in, found);
+        put(i, 1);
+    }
+}
+
+// Fills z (pairs, rank), zero beyond an adapter's own rank.
+template <class Element>
+void project(
+    const Stack& stack, const Tokens& tokens, const Pairs& pairs, int n_threads, float* z) {
+    const int64_t n_groups = pairs.n_groups();
+#pragma omp parallel for num_threads(n_threads) schedule(dynamic, 4) if (n_threads > 1)
+    for (int64_t g = 0; g < n_groups; ++g) {
+        const int64_t from = pairs.groups[g], to = pairs.groups[g + 1];
+        const int32_t row = pairs.row[pairs.order[from]];
+        const Element* A = (const Element*)stack.A[row];
+        int64_t r = 0;
+        for (; r + TILE_ROWS <= stack.ranks[row]; r += TILE_ROWS)
+            project_rows<Element, TILE_ROWS>(stack, tokens, pairs, A, r, from, to, z);
+        for (; r < stack.ranks[row]; ++r)
+            project_rows<Element, 1>(stack, tokens, pairs, A, r, from, to, z);
+    }
+}
+
+inline float rerank_score(const float* z, const float* singular, int64_t rank, int32_t score) {
+    if (score == BY_ARROW) return std::fabs(z[0]);
+    float squares = 0, frobenius = 0;
+    for (int64_t r = 0; r < rank; ++r) {
+        const float part = score == BY_PROJECTION ? z[r] : z[r] * singular[r];
+        squares += part * part;
+        frobenius += singular[r] * singular[r];
+    }
+    if (score != BY_RELATIVE) return std::sqrt(squares);
+    return frobenius > 0 ? std::sqrt(squares) / std::sqrt(frobenius) : 0.0f;
+}
+
+// total[token] += sum over its pairs of coefficient * B*^T z; each thread writes its own columns.
+template <class Element>
+void apply(
+    const Stack& stack, const Pairs& pairs, const float* coefficients, int n_threads,
+    float* total) {
+    const int64_t share = (stack.d_out / n_threads + LANES) / LANES * LANES;
+#pragma omp parallel for num_threads(n_threads) schedule(static, 1) if (n_threads > 1)
+    for (int thread = 0; thread < n_threads; ++thread) {
+        const int64_t from = std::min(thread * share, stack.d_out);
+        const int64_t to = std::min(from + share, stack.d_out);
+        for (int32_t pair : pairs.order) {
+            const int32_t row = pairs.row[pair];
+            const Element* B = (const Element*)stack.B[row];
+            float* out = total + pairs.token[pair] * stack.d_out;
+            const float* c = coefficients + pair * stack.rank;
+            int64_t j = from;
+            for (; j + LANES <= to; j += LANES) {
+                Floats sums = load<Floats>(out + j);
+                for (int64_t r = 0; r < stack.ranks[row]; ++r)
+                    sums += c[r] * floats(B + r * stack.d_out + j);
+                std::memcpy(out + j, &sums, sizeof sums);
+            }
+            for (; j < to; ++j)
+                for (int64_t r = 0; r < stack.ranks[row]; ++r)
+                    out[j] += c[r] * widened(B[r * stack.d_out + j]);
+        }
+    }
+}
+
+}  // namespace lag

@@ -1,0 +1,141 @@
+// Dot products over rows of float32, bfloat16 or int8, sixteen lanes at a time.
+//
+// Written with the vector extensions of GCC and Clang: the compiler chooses the instructions of the
+// machine it runs on. Every product of a row and a column is summed in one order, whatever the tile
+// it stands in, so a token's numbers do not depend on its neighbours.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+
+namespace lag {
+
+struct bfloat16 {
+    uint16_t bits;
+};
+
+constexpr int64_t LANES = 16;
+typedef float Floats __attribute__((vector_size(64)));
+typedef int32_t Integers __attribute__((vector_size(64)));
+typedef uint32_t Words __attribute__((vector_size(64)));
+typedef uint16_t Shorts __attribute__((vector_size(32)));
+typedef int16_t Wide __attribute__((vector_size(32)));
+typedef int8_t Bytes __attribute__((vector_size(16)));
+
+#ifdef __AVX512F__
+constexpr int TILE_ROWS = 8, TILE_COLUMNS = 3;  // 24 of 32 registers hold sums
+#else
+constexpr int TILE_ROWS = 4, TILE_COLUMNS = 1;
+#endif
+
+template <class Vector>
+inline Vector load(const void* from) {
+    Vector found;
+    std::memcpy(&found, from, sizeof found);
+    return found;
+}
+
+inline Floats floats(const float* from) { return load<Floats>(from); }
+inline Floats floats(const int8_t* from) {
+#ifdef __AVX512F__
+    return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load<__m128i>(from)));
+#else
+    // GCC makes scalars of a conversion that more than doubles the width.
+    const Wide wide = __builtin_convertvector(load<Bytes>(from), Wide);
+    return __builtin_convertvector(__builtin_convertvector(wide, Integers), Floats);
+#endif
+}
+inline Floats floats(const bfloat16* from) {
+    return (Floats)(__builtin_convertvector(load<Shorts>(from), Words) << 16);
+}
+
+// The first n < LANES elements, then zeros.
+template <class Element>
+inline Floats floats(const Element* from, int64_t n) {
+    Element padded[LANES] = {};
+    std::memcpy(padded, from, n * sizeof(Element));
+    return floats(padded);
+}
+
+inline float sum(Floats v) {
+    typedef float Half __attribute__((vector_size(32)));
+    typedef float Quarter __attribute__((vector_size(16)));
+    Half h = load<Half>(&v) + load<Half>((const char*)&v + 32);
+    Quarter q = load<Quarter>(&h) + load<Quarter>((const char*)&h + 16);
+    return (q[0] + q[2]) + (q[1] + q[3]);
+}
+
+// out[r * COLUMNS + c] = rows[r] . columns[c], over n elements.
+template <int ROWS, int COLUMNS, class Element>
+inline void dots(const Element* const* rows, const float* const* columns, int64_t n, float* out) {
+    Floats sums[ROWS][COLUMNS] = {};
+    auto add = [&](int64_t j, auto... width) __attribute__((always_inline)) {
+        Floats x[COLUMNS];
+#pragma GCC unroll 8
+        for (int c = 0; c < COLUMNS; ++c) x[c] = floats(columns[c] + j, width...);
+#pragma GCC unroll 8
+        for (int r = 0; r < ROWS; ++r) {
+            const Floats a = floats(rows[r] + j, width...);
+#pragma GCC unroll 8
+            for (int c = 0; c < COLUMNS; ++c) sums[r][c] += a * x[c];
+        }
+    };
+    int64_t j = 0;
+    for (; j + LANES <= n; j += LANES) add(j);
+    if (j < n) add(j, n - j);
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 8
+        for (int c = 0; c < COLUMNS; ++c) out[r * COLUMNS + c] = sum(sums[r][c]);
+}
+
+// Adds the products of neighbouring pairs of bfloat16 to sixteen float32.
+inline Floats add_pairs(Floats total, const bfloat16* a, const bfloat16* b) {
+#ifdef __AVX512BF16__
+    return (Floats)_mm512_dpbf16_ps((__m512)total, load<__m512bh>(a), load<__m512bh>(b));
+#else
+    const Words u = load<Words>(a), v = load<Words>(b);
+    const Words high = (Words){} + 0xffff0000u;
+    total += (Floats)(u << 16) * (Floats)(v << 16);
+    return total + (Floats)(u & high) * (Floats)(v & high);
+#endif
+}
+
+// As `dots`, of bfloat16 with bfloat16; n is a multiple of 2 * LANES.
+template <int ROWS, int COLUMNS>
+inline void dots_of_pairs(
+    const bfloat16* const* rows, const bfloat16* const* columns, int64_t n, float* out) {
+    Floats sums[ROWS][COLUMNS] = {};
+    for (int64_t j = 0; j < n; j += 2 * LANES) {
+#pragma GCC unroll 8
+        for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 8
+            for (int c = 0; c < COLUMNS; ++c)
+                sums[r][c] = add_pairs(sums[r][c], rows[r] + j, columns[c] + j);
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 8
+        for (int c = 0; c < COLUMNS; ++c) out[r * COLUMNS + c] = sum(sums[r][c]);
+}
+
+inline bfloat16 rounded(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return {(uint16_t)((bits >> 16) | 0x40)};  // NaN
+    return {(uint16_t)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};  // to nearest even
+}
+
+inline float widened(bfloat16 value) {
+    const uint32_t bits = (uint32_t)value.bits << 16;
+    float found;
+    std::memcpy(&found, &bits, sizeof found);
+    return found;
+}
+inline float widened(float value) { return value; }
+
+}  // namespace lag

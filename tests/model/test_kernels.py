@@ -1,0 +1,259 @@
+"""The compiled operator decides and computes what the reference does."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lag_engine.adapters.stack import Places
+from lag_engine.errors import ModelError
+from lag_engine.model.bank import ResidentStack
+from lag_engine.model.kernels import CPP, build, default_form, form, kernel_status
+from lag_engine.model.kernels.compact import to_codes, to_halves
+from lag_engine.routing import GROUPED, LAG, REFERENCE, SCORES, Arrow, SpectR
+from lag_engine.routing.scores import rounding_tolerance
+
+CPU = torch.device("cpu")
+ROUTERS = [
+    *(LAG(5, score) for score in SCORES),
+    LAG(1),
+    LAG(200, floor=0.9),
+    LAG("adaptive", "norm", keep=0.8, k_min=2, k_max=9),
+    Arrow(),
+    Arrow(6, 0.3),
+]
+
+needs_compiler = pytest.mark.skipif(
+    not build.build().status.is_ready, reason=build.build().status.reason
+)
+
+
+class Placed:
+    """Adapters whose factors lie in memory, as those of a library do; `x` is of their width."""
+
+    def __init__(self, A, B, singular, dtype=torch.float32):
+        self.names = tuple(map(str, range(len(A))))
+        self._A, self._B = A.to(dtype).contiguous(), B.to(dtype).contiguous()
+        self.arrow, self.singular = self._A[:, 0].contiguous(), singular.float()
+        self.places = Places(*map(_addresses, (self._A, self._B)), _ranks(self._A), dtype)
+
+    def A(self, rows):
+        return self._A[rows]
+
+    def B(self, rows):
+        return self._B[rows]
+
+
+def _addresses(factors):
+    step = factors.stride(0) * factors.itemsize
+    return factors.data_ptr() + step * torch.arange(len(factors))
+
+
+def _ranks(factors):
+    return torch.full((len(factors),), factors.shape[1])
+
+
+def draw(n, d_in, d_out, rank, *, dtype=torch.float32, seed=0):
+    """A stack of random adapters with orthonormal A*."""
+    generator = torch.Generator().manual_seed(seed)
+    A = torch.linalg.qr(torch.randn(n, d_in, rank, generator=generator))[0].mT
+    B = torch.randn(n, rank, d_out, generator=generator) / d_out**0.5
+    singular = torch.rand(n, rank, generator=generator).sort(dim=-1, descending=True).values
+    return ResidentStack(Placed(A, B, singular, dtype), CPU)
+
+
+def inputs(n_tokens, d_in, *, dtype=torch.float32, seed=1):
+    return torch.randn(n_tokens, d_in, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def check(router, stack, x, allowed=None):
+    """Asserts that rows, scores, weights and updates are the reference's, in any order of K."""
+    choice = router.route(x, stack, allowed=allowed, form=REFERENCE)
+    total = REFERENCE.apply(choice.z, choice.weights, choice.rows, stack)
+    found = CPP.fuse(router, stack, allowed).update(x)
+    expected, order = choice.rows.sort(-1)
+    rows, own_order = found.rows.sort(-1)
+    assert torch.equal(rows, expected)
+    for name in ("scores", "weights"):
+        own, other = getattr(found, name).gather(1, own_order), getattr(choice, name)
+        torch.testing.assert_close(own, other.gather(1, order), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.total, total, rtol=1e-4, atol=1e-4)
+
+
+@needs_compiler
+@pytest.mark.parametrize("router", ROUTERS, ids=repr)
+@pytest.mark.parametrize("n_tokens", [1, 3, 8, 9, 40])
+@pytest.mark.parametrize(
+    ("n", "d_in", "d_out", "rank"), [(300, 64, 48, 4), (20, 70, 33, 9), (150, 129, 16, 1)]
+)
+def test_it_decides_and_computes_what_the_reference_does(router, n_tokens, n, d_in, d_out, rank):
+    stack = draw(n, d_in, d_out, rank)
+    check(router, stack, inputs(n_tokens, d_in))
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("x_dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("n_tokens", [1, 20])
+def test_stored_and_activation_dtypes_may_differ(dtype, x_dtype, n_tokens):
+    stack = draw(200, 96, 32, 4, dtype=dtype)
+    check(LAG(7), stack, inputs(n_tokens, 96, dtype=x_dtype))
+
+
+@needs_compiler
+@pytest.mark.parametrize("router", ROUTERS, ids=repr)
+@pytest.mark.parametrize("n_allowed", [0, 1, 3, 80])
+def test_only_candidates_are_chosen(router, n_allowed):
+    stack, allowed = draw(200, 64, 16, 4), torch.zeros(200, dtype=torch.bool)
+    allowed[torch.randperm(200, generator=torch.Generator().manual_seed(2))[:n_allowed]] = True
+    for n_tokens in (1, 12):
+        check(router, stack, inputs(n_tokens, 64), allowed)
+
+
+@needs_compiler
+@pytest.mark.parametrize("n_tokens", [1, 10])
+@pytest.mark.parametrize("gap", [0.0, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3])
+@pytest.mark.parametrize("k", [1, 2, 20, 150])
+def test_near_ties_at_the_edge_fall_as_in_float32(n_tokens, gap, k):
+    # All arrow vectors are one direction, turned away by steps far finer than int8 or bfloat16.
+    generator = torch.Generator().manual_seed(3)
+    n, d_in = 300, 64
+    one, other = torch.linalg.qr(torch.randn(d_in, 2, generator=generator))[0].T
+    turns = gap * torch.randperm(n, generator=generator).float()
+    A = (turns.cos()[:, None] * one + turns.sin()[:, None] * other)[:, None]
+    stack = ResidentStack(Placed(A, torch.randn(n, 1, 8, generator=generator), A[:, :, 0]), CPU)
+    x = one + (0.5 + torch.rand(n_tokens, 1, generator=generator)) * other
+    if gap not in (1e-8, 1e-7, 1e-6):  # there float32 itself cannot say what is within a tolerance
+        check(Arrow(k), stack, x)
+    chosen = torch.zeros(n_tokens, n, dtype=torch.bool)
+    chosen.scatter_(1, CPP.fuse(Arrow(k), stack, None).update(x).rows, value=True)
+    scores = (x.double() @ stack.arrow.double().T).abs()
+    last = scores.topk(k).values[:, -1:]
+    near = 2 * rounding_tolerance(x)
+    assert (chosen.sum(-1) == k).all()
+    assert chosen[scores > last + near].all()
+    assert not chosen[scores < last - near].any()
+
+
+@needs_compiler
+def test_equal_adapters_go_to_the_lowest_row():
+    one = draw(1, 64, 16, 4)
+    same = [one.A(torch.zeros(250, dtype=torch.long)), one.B(torch.zeros(250, dtype=torch.long))]
+    stack = ResidentStack(Placed(*same, torch.ones(250, 4)), CPU)
+    for n_tokens in (1, 12):
+        x = inputs(n_tokens, 64)
+        rows = CPP.fuse(Arrow(3), stack, None).update(x).rows
+        assert torch.equal(rows, torch.arange(3).expand(n_tokens, -1))
+        assert (CPP.fuse(LAG(20), stack, None).update(x).rows == 0).all()
+
+
+@needs_compiler
+def test_a_token_is_decided_alike_alone_and_among_others():
+    stack, x = draw(300, 96, 40, 5, dtype=torch.bfloat16), inputs(30, 96)
+    slot = CPP.fuse(LAG(8), stack, None)
+    together = slot.update(x)
+    for t in range(4):
+        alone = slot.update(x[t : t + 1])
+        assert torch.equal(alone.rows[0], together.rows[t])
+        assert torch.equal(alone.total[0], together.total[t])
+
+
+@needs_compiler
+def test_two_threads_compute_what_one_does():
+    stack, slots = draw(300, 96, 40, 5), []
+    before = torch.get_num_threads()
+    for n_tokens in (1, 30):
+        slot, x = CPP.fuse(LAG(8), stack, None), inputs(n_tokens, 96)
+        for n_threads in (1, 2):
+            torch.set_num_threads(n_threads)
+            slots.append(slot.update(x))
+        torch.set_num_threads(before)
+        assert all(torch.equal(one, two) for one, two in zip(*slots[-2:], strict=True))
+
+
+@needs_compiler
+def test_adapters_of_several_ranks_lie_in_several_places(make_adapters, tmp_path, make_model):
+    pytest.importorskip("peft")
+    from lag_engine.adapters import AdapterLibrary, LoraModule, PeftAdapter
+
+    module = "model.layers.0.mlp.gate_proj"
+    with AdapterLibrary.create(tmp_path / "library", base_model=make_model()) as library:
+        for adapter in make_adapters():
+            modules = {
+                name: LoraModule(lora.lora_A.float(), lora.lora_B.float(), lora.scaling)
+                for name, lora in adapter.modules.items()
+            }
+            source = PeftAdapter(modules=modules, base_model=None, config={}, source="memory")
+            library.add(source, name=adapter.name, kind=adapter.kind)
+        stack = ResidentStack(library.stack(module, "knowledge"), CPU)
+        check(LAG(3), stack, inputs(5, stack.arrow.shape[1]))
+
+
+@needs_compiler
+def test_inputs_that_are_no_numbers_are_routed_nowhere():
+    stack = draw(200, 64, 16, 4)
+    for n_tokens in (1, 12):
+        x = torch.full((n_tokens, 64), torch.nan)
+        assert (CPP.fuse(LAG(5), stack, None).update(x).rows == -1).all()
+
+
+@needs_compiler
+def test_what_it_does_not_know_is_left_to_pytorch(make_stack):
+    stack = draw(300, 64, 16, 4)
+    assert CPP.fuse(SpectR(), stack, None) is None
+    assert CPP.fuse(LAG(299), stack, None) is None
+    assert CPP.fuse(LAG(5), make_stack(), None) is None
+    slot = CPP.fuse(LAG(5), stack, None)
+    assert slot.update(inputs(2, 64).double()) is None
+    assert slot.update(inputs(2, 64).requires_grad_()) is None
+    assert slot.update(inputs(0, 64)) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_compact_vectors_are_as_near_as_they_say(dtype):
+    arrow = torch.randn(40, 50, generator=torch.Generator().manual_seed(4)).to(dtype)
+    arrow[3] = 0
+    codes, halves = to_codes(arrow), to_halves(arrow)
+    for found, errors in (
+        (codes.codes * codes.scales[:, None], codes.errors),
+        (halves.halves, halves.errors),
+    ):
+        difference = (arrow.double() - found[:, :50].double()).norm(dim=-1)
+        assert (difference <= errors).all()
+        assert (errors <= 0.02 * arrow.double().norm(dim=-1) + 1e-12).all()
+        assert not found[:, 50:].any()
+
+
+def test_the_environment_decides_between_the_forms(monkeypatch):
+    monkeypatch.setenv("LAG_KERNELS", "torch")
+    assert default_form() is GROUPED
+    assert "LAG_KERNELS=torch" in kernel_status().reason
+    monkeypatch.setenv("LAG_KERNELS", "cuda")
+    with pytest.raises(ModelError, match="auto, cpp, torch"):
+        default_form()
+
+
+def test_without_a_compiler_pytorch_runs_and_says_why(monkeypatch):
+    monkeypatch.setattr(build, "_compiler", lambda: None)
+    monkeypatch.setattr(form, "build", build.build.__wrapped__)
+    monkeypatch.setattr(form, "_declared", form._declared.__wrapped__)
+    monkeypatch.setenv("LAG_KERNELS", "auto")
+    assert default_form() is GROUPED
+    assert "no C++ compiler" in kernel_status().reason
+    monkeypatch.setenv("LAG_KERNELS", "cpp")
+    with pytest.raises(ModelError, match="Found that no C"):
+        default_form()
+
+
+def test_a_compiler_that_fails_is_quoted(monkeypatch, tmp_path):
+    broken = tmp_path / "c++"
+    broken.write_text(
+        "#!/bin/sh\ncase $1 in --version) exit 0;; esac\necho no such option >&2\nexit 1"
+    )
+    broken.chmod(0o755)
+    monkeypatch.setenv("CXX", str(broken))
+    monkeypatch.setenv("LAG_CACHE", str(tmp_path / "cache"))
+    status = build.build.__wrapped__().status
+    assert not status.is_ready
+    assert "no such option" in status.reason
+    assert not list((tmp_path / "cache").iterdir())
