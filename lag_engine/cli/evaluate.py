@@ -30,6 +30,7 @@ def evaluate(
     translator: option.Translator = None,
     embedder: option.Embedder = None,
     mode: option.Modes = None,
+    vary: option.Varied = None,
     retrieve_k: option.Ks = None,
     score: option.Scores = None,
     retriever: option.Retrievers = None,
@@ -44,7 +45,7 @@ def evaluate(
     stop: option.Stop = None,
     document_tokens: option.DocumentTokens = None,
     seed: option.Seed = 0,
-    batch: option.Batch = 50,
+    batch: option.Batch = 25,
     no_traces: option.NoTraces = False,
     output: option.Output = Path("lag-evaluation"),
     device: option.Device = "auto",
@@ -74,13 +75,15 @@ def evaluate(
         is_traced=not (no_traces or quick),
     )
     libraries = dict(_encoding(text) for text in encoding or ())
-    options: dict[str, Sequence[Any]] = {
+    controls: dict[str, Sequence[Any]] = {
         "document": _choices(control),
+        "encoding": list(libraries),
+    }
+    options: dict[str, Sequence[Any]] = {
         "retrieve_k": [_candidates(text) for text in retrieve_k or ()],
         "score": _choices(score),
         "retriever": _choices(retriever),
         "n_documents": n_documents or (),
-        "encoding": list(libraries),
         "knowledge_routed": [False, True] if knowledge_routed else (),
         "library_size": library_size or (),
     }
@@ -98,7 +101,9 @@ def evaluate(
         if quick:
             run.quick(mode, progress=not quiet)
             return
-        systems = run.systems(mode, options, every_combination=every_combination)
+        systems = run.systems(
+            mode, controls, options, varied=vary, every_combination=every_combination
+        )
         run.full(systems, output, batch=batch, progress=not quiet)
     _write([output / "results.jsonl"], output, command=_command())
 

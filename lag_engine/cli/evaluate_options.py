@@ -63,6 +63,10 @@ Modes = Annotated[
     list[str] | None,
     typer.Option("--mode", help="Repeatable.  [default: all that can run]"),
 ]
+Varied = Annotated[
+    list[str] | None,
+    typer.Option("--vary", help="Modes whose options are varied; repeatable.  [default: all]"),
+]
 Ks = Annotated[
     list[str] | None, typer.Option("--retrieve-k", help="A number or 'adaptive'; repeatable.")
 ]

@@ -53,21 +53,39 @@ class EvaluationRun:
     def systems(
         self,
         modes: Sequence[str] | None,
+        controls: Mapping[str, Sequence[Any]],
         options: Mapping[str, Sequence[Any]],
         *,
+        varied: Sequence[str] | None,
         every_combination: bool,
     ) -> list[System]:
-        """The systems to run; what cannot run is told, and an error where it was asked for."""
+        """The systems to run; what cannot run is told, and an error where it was asked for.
+
+        Args:
+            modes: asked for; None for all that can run.
+            controls: run on every mode.
+            options: run on the varied modes.
+            varied: None for all.
+            every_combination: of controls and options.
+        """
         from lag_engine.evaluation import grid, one_at_a_time
         from lag_engine.routing import MODES
 
-        asked = tuple(modes or MODES)
+        asked = self._basic(tuple(modes or MODES), is_asked_for=bool(modes))
         if every_combination:
-            given = {name: values for name, values in options.items() if values}
+            given = {name: values for name, values in {**controls, **options}.items() if values}
             if "document" in given:
                 given["document"] = ["retrieved", *given["document"]]
             return self._able(grid(asked, **given), is_asked_for=bool(modes))
-        return self._able(one_at_a_time(asked, **options), is_asked_for=bool(modes))
+        chosen = asked if varied is None else [mode for mode in asked if mode in varied]
+        systems = [*one_at_a_time(asked, **controls), *one_at_a_time(chosen, **options)]
+        return self._able(list(dict.fromkeys(systems)), is_asked_for=bool(modes))
+
+    def _basic(self, modes: Sequence[str], *, is_asked_for: bool) -> list[str]:
+        """The modes that can run as usual: no control makes sense of the others."""
+        from lag_engine.evaluation import grid
+
+        return [system.mode for system in self._able(grid(modes), is_asked_for=is_asked_for)]
 
     def full(self, systems: Sequence[System], output: Path, *, batch: int, progress: bool) -> None:
         """Runs all systems into the output's results file."""
@@ -178,6 +196,6 @@ def print_scores(results: Results) -> None:
             system.name,
             f"{100 * mean.score:.1f}",
             f"{100 * mean.low:.1f}–{100 * mean.high:.1f}",
-            f"{1000 * book.seconds(system):.0f}",
+            "" if (seconds := book.seconds(system)) is None else f"{1000 * seconds:.0f}",
         )
     out.print(table)

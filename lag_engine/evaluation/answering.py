@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from lag_engine.documents import Passage
 from lag_engine.errors import EvaluationError, PromptTooLongError
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from lag_engine.evaluation.systems import System
     from lag_engine.model.engine import LAGEngine
     from lag_engine.model.generation import Generation
+    from lag_engine.routing import Plan
 
 DEPTH = 5
 """How many retrieved documents are recorded, for recall@5."""
@@ -51,6 +53,22 @@ class Settings:
     is_traced: bool = True
 
 
+class Answered(NamedTuple):
+    """A batch's answers.
+
+    Attributes:
+        generations: one for each question.
+        n_cut: how many of each question's documents were cut.
+        seconds: all that it took.
+        n_decoded: how many were not known already.
+    """
+
+    generations: list[Generation]
+    n_cut: list[int]
+    seconds: float
+    n_decoded: int
+
+
 class Answerer:
     """Asks an engine.
 
@@ -77,7 +95,12 @@ class Answerer:
         self._retrievers = retrievers
         self._makers = makers
         self._planner = Planner(engine, suite, seed=settings.seed)
+        self._known: dict[Hashable, Generation] = {}
         self._found: dict[tuple[str, int], dict[str, list[EvaluationDocument]]] = {}
+
+    def forget(self) -> None:
+        """Forgets what was asked, so that it is decoded anew."""
+        self._known.clear()
 
     def answers(
         self,
@@ -86,8 +109,11 @@ class Answerer:
         used: Sequence[Sequence[EvaluationDocument]],
         *,
         is_traced: bool,
-    ) -> tuple[list[Generation], list[int]]:
-        """Answers questions in one batch; returns how many of each one's documents were cut, too.
+    ) -> Answered:
+        """Answers questions in one batch.
+
+        Systems often ask the same: their retrievers found the same document, or K is more than
+        there are adapters. What was asked since `forget` is not decoded again.
 
         Args:
             system: under which they are asked.
@@ -98,6 +124,7 @@ class Answerer:
         Raises:
             EvaluationError: a prompt does not fit the model's context.
         """
+        began = time.monotonic()
         prompts, n_cut = [], []
         for question, documents in zip(questions, used, strict=True):
             texts, cut = self._texts(documents if system.shows_text else ())
@@ -108,21 +135,36 @@ class Answerer:
                 self._planner.plan(system, question, documents, generated)
                 for question, documents in zip(questions, used, strict=True)
             ]
+            keys = [
+                (str(prompt), plan.task, plan.knowledge, is_traced)
+                for prompt, plan in zip(prompts, plans, strict=True)
+            ]
+            asked = dict(zip(keys, zip(prompts, plans, strict=True), strict=True))
+            new = {key: request for key, request in asked.items() if key not in self._known}
             try:
-                answers = self._engine.generate_batch(
-                    prompts,
-                    plans=plans,
-                    trace=is_traced,
-                    max_new_tokens=self._settings.max_new_tokens,
-                    stop=list(self._settings.stop),
-                )
+                self._known.update(zip(new, self._decoded(new.values(), is_traced), strict=True))
             except PromptTooLongError as error:
                 raise EvaluationError(
                     f"Expected the questions of {questions[0].data_set} to fit the model",
                     f"found under {system.name}: {error}",
                     "limit document_tokens or max_new_tokens, or leave long questions out",
                 ) from error
-        return answers, n_cut
+        seconds = time.monotonic() - began
+        return Answered([self._known[key] for key in keys], n_cut, seconds, len(new))
+
+    def _decoded(
+        self, requests: Iterable[tuple[Any, Plan]], is_traced: bool
+    ) -> Sequence[Generation]:
+        pairs = list(requests)
+        if not pairs:
+            return []
+        return self._engine.generate_batch(
+            [prompt for prompt, _ in pairs],
+            plans=[plan for _, plan in pairs],
+            trace=is_traced,
+            max_new_tokens=self._settings.max_new_tokens,
+            stop=list(self._settings.stop),
+        )
 
     @contextmanager
     def _generated(

@@ -79,7 +79,7 @@ class Experiment:
         self,
         path: str | Path,
         *,
-        batch: int = 50,
+        batch: int = 25,
         progress: bool = True,
         seconds: float | None = None,
     ) -> Results:
@@ -106,6 +106,7 @@ class Experiment:
                 slowest = 0.0
                 for blocks in rounds:
                     start = time.monotonic()
+                    self._answerer.forget()
                     if seconds is not None and slowest and start + slowest > began + seconds:
                         break
                     for block in blocks:
@@ -148,17 +149,15 @@ class Experiment:
         system, questions = block
         found = [self._answerer.documents(system, question) for question in questions]
         used = [documents[: system.n_documents] for documents in found]
-        began = time.monotonic()
-        answers, n_cut = self._answerer.answers(
-            system, questions, used, is_traced=self._traces(system)
-        )
-        seconds = time.monotonic() - began
+        answered = self._answerer.answers(system, questions, used, is_traced=self._traces(system))
+        answers = answered.generations
         return {
             "kind": "batch",
             "system": system.told(),
             "data_set": questions[0].data_set,
-            "seconds": round(seconds, 6),
-            "answers": self._columns(questions, found, answers, n_cut),
+            "seconds": round(answered.seconds, 6),
+            "decoded": answered.n_decoded,
+            "answers": self._columns(questions, found, answers, answered.n_cut),
             "routing": [list(count) for count in self._routing(system, questions, answers)],
         }
 
@@ -187,7 +186,7 @@ class Experiment:
 
     def _traces(self, system: System) -> bool:
         routes = system.has_lag or system.mode in ROUTERS
-        return self.settings.is_traced and routes
+        return self.settings.is_traced and routes and system.document not in ("wrong", "none")
 
     def _routing(
         self,

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lag_engine.evaluation.systems import GENERATED, ROUTERS
-from lag_engine.routing import Generated, Pinned, Plan
+from lag_engine.routing import LAG, SLOTS, Generated, Pinned, Plan, Routed
 
 if TYPE_CHECKING:
     from lag_engine.evaluation.suite import EvaluationDocument, EvaluationQuestion, Suite
     from lag_engine.evaluation.systems import System
     from lag_engine.model.engine import LAGEngine
+    from lag_engine.routing import Selection, Slot
 
 
 class Planner:
@@ -28,6 +30,9 @@ class Planner:
         self._engine = engine
         self._suite = suite
         self._seed = seed
+        self._n_adapters: Mapping[Slot, int] = {
+            slot: len(engine.library.list(slot)) if engine.library else 0 for slot in SLOTS
+        }
 
     def plan(
         self,
@@ -62,13 +67,24 @@ class Planner:
         return self._from_mode(system, **options)
 
     def _from_mode(self, system: System, mode: str = "", **options: Any) -> Plan:
-        return self._engine.plan(
+        plan = self._engine.plan(
             mode or system.mode,
             retrieve_k=system.retrieve_k,
             score=system.score,
             top_k=system.top_k,
             **options,
         )
+        task, knowledge = (self._clamped(plan.selection(slot), slot) for slot in SLOTS)
+        return replace(plan, task=task, knowledge=knowledge)
+
+    def _clamped(self, selection: Selection | None, slot: Slot) -> Selection | None:
+        """The selection with no more candidates retrieved than there are, so that equals show."""
+        if not isinstance(selection, Routed) or not isinstance(selection.router, LAG):
+            return selection
+        k, most = selection.router.retrieve_k, max(1, self._n_adapters[slot])
+        if k == "adaptive" or k <= most:
+            return selection
+        return replace(selection, router=replace(selection.router, retrieve_k=most))
 
     def _oracle(
         self,

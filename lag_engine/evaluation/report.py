@@ -108,6 +108,7 @@ def _facts(results: Results, command: str) -> dict[str, str]:
         f"{about['documents']:,} documents",
         "Model": f"{about['model']['name']}, {about['model']['parameters']:,} parameters, "
         f"{about['model']['dtype']}",
+        **_unfinished(results),
         "Settings": ", ".join(f"{k} {v!r}" for k, v in settings.items()),
         "Machine": f"{machine['gpu'] or machine['processor']}, threads: {machine['threads']}, "
         f"cores: {machine['cores']}",
@@ -116,6 +117,12 @@ def _facts(results: Results, command: str) -> dict[str, str]:
         "Fingerprint": about["fingerprint"],
     }
     return {**facts, "Made again by": command} if command else facts
+
+
+def _unfinished(results: Results) -> dict[str, str]:
+    n, of = len(results.common(results.systems)), len(results.questions)
+    told = f"{n:,} of {of:,} questions by all systems; the run is not finished"
+    return {"Answered": told} if n < of else {}
 
 
 def _below(table: Table, pictures: Sequence[Picture]) -> list[Picture]:

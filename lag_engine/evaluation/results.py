@@ -48,7 +48,7 @@ class SystemResults:
     Attributes:
         answers: by question id, with scores: "answer", "accuracy", "em", "f1", "rougel", "rprec",
             "recall", "contains", "documents", "prompt_tokens", "tokens", "finish_reason", "cut".
-        seconds: by batch, with how many questions it had.
+        seconds: by batch, with how many questions were decoded in it.
         routing: by slot, data set, layer and module: decisions for the gold adapter and all, of
             all tokens and of the tokens that decide the answer.
     """
@@ -219,7 +219,7 @@ def _take(results: SystemResults, record: Mapping[str, Any]) -> None:
     columns: Mapping[str, Sequence[Any]] = record["answers"]
     for row in _rows(columns):
         results.answers[row.pop("id")] = row
-    results.seconds.append((record["seconds"], len(columns["id"])))
+    results.seconds.append((record["seconds"], record["decoded"]))
     for slot, layer, module, *counts in record["routing"]:
         key = (slot, record["data_set"], layer, module)
         held = results.routing.setdefault(key, [0.0] * len(counts))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from statistics import median
 from typing import TypeVar
 
 from lag_engine.evaluation.results import Results
@@ -41,8 +42,9 @@ class ScoreBook:
 
     @property
     def data_sets(self) -> list[str]:
-        """The data sets, in order of appearance."""
-        return list(dict.fromkeys(asked.data_set for asked in self.results.questions.values()))
+        """The data sets that all systems have begun, in order of appearance."""
+        asked = self.results.questions
+        return list(dict.fromkeys(asked[i].data_set for i in self.results.common(self.systems)))
 
     @property
     def tasks(self) -> dict[str, str]:
@@ -84,11 +86,12 @@ class ScoreBook:
         self, system: System, data_set: str | None, field: str | None, only_proven: bool
     ) -> Interval:
         scores = self.results.scores(system, field=field)
+        sets = (data_set,) if data_set is not None else self.data_sets
         if only_proven:
             answers = self.results.systems[system].answers
             scores = {i: s if answers[i]["rprec"] == 1 else 0.0 for i, s in scores.items()}
         questions = self.results.questions
-        ids = [i for i in scores if data_set in (None, questions[i].data_set)]
+        ids = [i for i in scores if questions[i].data_set in sets]
         weights = self._weights(ids)
         values = [weights[i] * scores[i] for i in ids]
         return mean_interval(values, clusters=[questions[i].cluster for i in ids])
@@ -123,10 +126,10 @@ class ScoreBook:
         answers = self.results.systems[system].answers.values()
         return sum(float(answer[field]) for answer in answers) / len(answers)
 
-    def seconds(self, system: System) -> float:
-        """Returns the median over batches of seconds a question."""
-        rates = sorted(s / n for s, n in self.results.systems[system].seconds)
-        return rates[len(rates) // 2]
+    def seconds(self, system: System) -> float | None:
+        """Returns the median over batches of seconds a question; None if nothing was decoded."""
+        rates = [s / n for s, n in self.results.systems[system].seconds if n]
+        return median(rates) if rates else None
 
     def routing(self, system: System, slot: str, *, decisive: bool = True) -> float | None:
         """Returns the share of a slot's decisions that chose the gold adapter; None if unknown.

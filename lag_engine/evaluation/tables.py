@@ -167,7 +167,7 @@ def costs(book: ScoreBook) -> Table:
     rows = [
         (
             Cell(system.name),
-            Cell(f"{1000 * book.seconds(system):.1f}"),
+            _milliseconds(book, system),
             Cell(f"{book.mean_of(system, 'prompt_tokens'):.0f}"),
             Cell(f"{book.mean_of(system, 'tokens'):.1f}"),
         )
@@ -176,7 +176,8 @@ def costs(book: ScoreBook) -> Table:
     return Table(
         "Time",
         "Milliseconds a question when a batch is decoded together, median over batches; recording "
-        "of routed decisions is part of it where routing accuracy was measured.",
+        "of routed decisions is part of it where routing accuracy was measured. Measured while "
+        "other work may have run on the machine: it tells orders of magnitude, not ranks.",
         ("system", "ms a question", "prompt tokens", "written tokens"),
         tuple(rows),
     )
@@ -225,6 +226,11 @@ def _counted(book: ScoreBook) -> str:
     sizes = Counter(asked.data_set for asked in book.results.questions.values())
     told = (f"{n:,} of {name.replace('_', ' ')}" for name, n in sizes.items())
     return f"the questions ({', '.join(told)})"
+
+
+def _milliseconds(book: ScoreBook, system: System) -> Cell:
+    seconds = book.seconds(system)
+    return NOTHING if seconds is None else Cell(f"{1000 * seconds:.1f}")
 
 
 def _share(book: ScoreBook, system: System, oracle: System) -> Cell:

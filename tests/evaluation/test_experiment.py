@@ -167,11 +167,23 @@ def test_routing_is_counted_for_routed_slots(run, engine):
     assert modules == {"gate_proj", "up_proj", "down_proj"}
 
 
-def test_without_the_gold_adapter_nothing_is_routed_right(run):
-    results, _ = run([System("lag", document="wrong")])
-    counts = results.systems[System("lag", document="wrong")].routing
-    assert sum(value[0] for key, value in counts.items() if key[0] == "knowledge") == 0
-    assert sum(value[0] for key, value in counts.items() if key[0] == "task") > 0
+def test_routing_is_not_counted_in_controls(run):
+    systems = [System("lag", document=source) for source in ("right", "wrong", "none")]
+    results, _ = run(systems)
+    assert [bool(found.routing) for found in results.systems.values()] == [True, False, False]
+
+
+def test_what_several_systems_ask_alike_is_decoded_once(run):
+    right, more = System("rag", document="right"), System("prag+lag", retrieve_k=7)
+    asked = [System("rag"), right, System("prag+lag"), more]
+    _, path = run(asked, batch=6)
+    decoded = [batch["decoded"] for batch in batches(path)]
+    assert decoded == [3, 0, 3, 0] * 2
+    alone, _ = run([right, more], name="alone.jsonl")
+    together = Results.read(path)
+    for system in (right, more):
+        assert together.scores(system) == alone.scores(system)
+        assert together.systems[system].routing == alone.systems[system].routing
 
 
 def test_adapters_are_made_while_questions_are_asked(run, engine, on_disk, suite):

@@ -20,8 +20,12 @@ from lag_engine.evaluation.tables import all_tables
 N = 60
 
 
-def make_results(shares, *, library=None, sets=("nq", "fever"), routing=()):
+def make_results(shares, **options):
     """Results in which each system is right on the given share of the questions."""
+    return Results.of(results_lines(shares, **options))
+
+
+def results_lines(shares, *, library=None, sets=("nq", "fever"), routing=()):
     ids = [f"{name}/{i}" for name in sets for i in range(N)]
     questions = [[i, i.split("/")[0], i.split("/")[0], "em", i.split("/")[1]] for i in ids]
     records = [
@@ -48,7 +52,7 @@ def make_results(shares, *, library=None, sets=("nq", "fever"), routing=()):
             asked = [i for i in ids if i.startswith(name)]
             right = [float(random.Random(f"{i}").random() < share) for i in asked]
             records.append(batch(system, name, asked, right, routing))
-    return Results.of(records)
+    return records
 
 
 def batch(system, data_set, ids, right, routing):
@@ -59,6 +63,7 @@ def batch(system, data_set, ids, right, routing):
         "system": system.told(),
         "data_set": data_set,
         "seconds": 1.0,
+        "decoded": len(ids),
         "answers": {
             "id": ids,
             "answer": ["x" if hit else "<y>" for hit in right],
@@ -164,6 +169,16 @@ def test_storage_counts_the_latent_adapters_too():
 def test_means_count_data_sets_alike(book):
     one, other = (book.mean(LAG, data_set=name).score for name in book.data_sets)
     assert book.mean(LAG).score == pytest.approx((one + other) / 2)
+
+
+def test_a_run_that_was_cut_off_is_reported_as_far_as_all_got(tmp_path):
+    records = results_lines({LAG: 0.9, System("base"): 0.1})[:-1]
+    results = Results.of(records)
+    book = ScoreBook(results)
+    assert book.data_sets == ["nq"]
+    assert book.mean(LAG).n == book.mean(System("base")).n == N
+    write_report([results], tmp_path)
+    assert f"{N} of {2 * N} questions by all systems" in (tmp_path / "report.md").read_text()
 
 
 def test_proven_points_need_the_evidence(book):
