@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from lag_engine.documents.sequences import LossOn, SequenceFormat
+from lag_engine.documents.sequences import LossOn, Questions, SequenceFormat
 from lag_engine.documents.training_options import Precision
 from lag_engine.errors import DocumentError
 
@@ -32,6 +32,8 @@ class DyPRAGSettings:
         step_passages: Passages in one step.
         batch_size: Sequences of each in one step.
         loss_on: "all" tokens, or the "answer" only.
+        questions: "after text": half of them, as in the paper; "alone": all of them, which small
+            models need to keep an answer.
         prompt: A user's message; with `{question}`.
         prompt_with_passage: The same with `{passage}` too.
         seed: Of the nets' start and of the order.
@@ -50,6 +52,7 @@ class DyPRAGSettings:
     step_passages: int = 4
     batch_size: int = 1
     loss_on: LossOn = "all"
+    questions: Questions = "after text"
     prompt: str = "{question}"
     prompt_with_passage: str = "Text: {passage}\n\n{question}"
     seed: int = 0
@@ -66,7 +69,7 @@ class DyPRAGSettings:
     @property
     def style(self) -> SequenceFormat:
         """The form of the training sequences."""
-        return SequenceFormat(self.prompt, self.prompt_with_passage, self.loss_on)
+        return SequenceFormat(self.prompt, self.prompt_with_passage, self.loss_on, self.questions)
 
     def told(self) -> dict[str, Any]:
         """The settings as JSON can hold them."""

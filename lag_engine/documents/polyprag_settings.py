@@ -11,7 +11,7 @@ from torch import nn
 from lag_engine.adapters.mixtures import MAX_LATENTS
 from lag_engine.documents.passages import content_hash
 from lag_engine.documents.prag_settings import PRAGSettings
-from lag_engine.documents.sequences import LossOn, SequenceFormat
+from lag_engine.documents.sequences import LossOn, Questions, SequenceFormat
 from lag_engine.documents.training_options import Precision
 from lag_engine.errors import DocumentError
 
@@ -42,6 +42,8 @@ class PolyPRAGSettings:
         spread: Standard deviation of the logits' start. Passages that start apart mix different
             latent adapters before anything is learnt; Polytropon's all start at nearly zero.
         loss_on: "all" tokens, or the "answer" only.
+        questions: "after text": half of them, as in the paper; "alone": all of them, which small
+            models need to keep an answer.
         prompt: A user's message; with `{question}`.
         prompt_with_passage: The same with `{passage}` too.
         seed: Of all starts and of the noise.
@@ -64,6 +66,7 @@ class PolyPRAGSettings:
     temperature: float = 1.0
     spread: float = 3.0
     loss_on: LossOn = "all"
+    questions: Questions = "after text"
     prompt: str = "{question}"
     prompt_with_passage: str = "Text: {passage}\n\n{question}"
     seed: int = 0
@@ -125,6 +128,7 @@ class PolyPRAGSettings:
             layers=self.layers,
             batch_size=self.batch_size,
             loss_on=self.loss_on,
+            questions=self.questions,
             prompt=self.prompt,
             prompt_with_passage=self.prompt_with_passage,
         )

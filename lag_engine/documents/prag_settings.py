@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from lag_engine.documents.sequences import LossOn, SequenceFormat
+from lag_engine.documents.sequences import LossOn, Questions, SequenceFormat
 from lag_engine.documents.training_options import Optimizer, Precision, Schedule, TrainingOptions
 from lag_engine.errors import AdapterMismatchError, DocumentError
 
@@ -41,6 +41,8 @@ class PRAGSettings:
         shared_lora_A: Every passage has the same lora_A, which is not trained.
         init_scale: lora_A's start as a multiple of PEFT's.
         loss_on: "all" tokens, or the "answer" only.
+        questions: "after text": half of them, as in the paper; "alone": all of them, which small
+            models need to keep an answer.
         prompt: A user's message; with `{question}`.
         prompt_with_passage: The same with `{passage}` too.
         seed: Of all starts.
@@ -63,6 +65,7 @@ class PRAGSettings:
     shared_lora_A: bool = False
     init_scale: float = 1.0
     loss_on: LossOn = "all"
+    questions: Questions = "after text"
     prompt: str = "{question}"
     prompt_with_passage: str = "Text: {passage}\n\n{question}"
     seed: int = 0
@@ -88,7 +91,7 @@ class PRAGSettings:
     @property
     def style(self) -> SequenceFormat:
         """The form of the training sequences."""
-        return SequenceFormat(self.prompt, self.prompt_with_passage, self.loss_on)
+        return SequenceFormat(self.prompt, self.prompt_with_passage, self.loss_on, self.questions)
 
     def told(self) -> dict[str, Any]:
         """The settings as JSON can hold them."""

@@ -3,6 +3,9 @@
 With the paper's one rewrite and three question-answer pairs they are five: the first two questions
 each after the passage and after the rewrite, the last one alone (arXiv 2501.15915, section 3.1, and
 the authors' `encode.py`: the first half of the pairs, rounded up).
+
+A question after its passage teaches a small model to read, and it can read already: then nothing of
+the answer is kept in the adapter. So there is another way too, with every question alone.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 LossOn = Literal["all", "answer"]
+Questions = Literal["after text", "alone"]
 
 
 class TrainingSequence(NamedTuple):
@@ -39,11 +43,14 @@ class SequenceFormat(NamedTuple):
         alone: With `{question}`.
         with_passage: With `{passage}` and `{question}`.
         loss_on: "all" tokens, as in the paper, or the "answer" only.
+        questions: "after text": half of them, as in the paper; or all "alone", beside the passage
+            and its rewrites by themselves.
     """
 
     alone: str = "{question}"
     with_passage: str = "Text: {passage}\n\n{question}"
     loss_on: LossOn = "all"
+    questions: Questions = "after text"
 
 
 class SequenceBuilder:
@@ -74,7 +81,7 @@ class SequenceBuilder:
             DocumentError: A sequence is longer than the model's context, or the chat template
                 does not let prompt and answer be told apart.
         """
-        made = list(self._answers(passage)) if passage.pairs else list(self._texts(passage))
+        made = list(self._rows(passage))
         longest = max(len(sequence.ids) for sequence in made)
         if self._context_length is not None and longest > self._context_length:
             raise DocumentError(
@@ -85,9 +92,12 @@ class SequenceBuilder:
             )
         return made
 
-    def _answers(self, passage: Passage) -> Iterator[TrainingSequence]:
-        n_after_text = (len(passage.pairs) + 1) // 2
+    def _rows(self, passage: Passage) -> Iterator[TrainingSequence]:
         style = self._style
+        is_paper = style.questions == "after text"
+        if not (is_paper and passage.pairs):
+            yield from self._texts(passage)
+        n_after_text = (len(passage.pairs) + 1) // 2 if is_paper else 0
         for pair in passage.pairs[:n_after_text]:
             for text in (passage.titled_text, *passage.rewrites):
                 prompt = _filled(style.with_passage, passage=text, question=pair.question)

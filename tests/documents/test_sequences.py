@@ -40,6 +40,15 @@ def test_the_first_half_of_the_pairs_rounded_up_comes_with_each_text(
     assert len(SequenceBuilder(tokenizer, PLAIN).of(passage)) == count
 
 
+def test_alone_no_question_can_be_answered_by_reading(tokenizer, make_passage):
+    passage = make_passage(0)
+    made = SequenceBuilder(tokenizer, SequenceFormat(questions="alone")).of(passage)
+    end = tokenizer.eos_token_id
+    texts = [(*tokenizer(t)["input_ids"], end) for t in (passage.text, *passage.rewrites)]
+    pairs = [chat(tokenizer, pair.question, pair.answer) for pair in passage.pairs]
+    assert [sequence.ids for sequence in made] == [*texts, *pairs]
+
+
 def test_without_pairs_the_passage_itself_is_learnt(tokenizer):
     passage = Passage("x", "was born in 1900.", "Rosa Sinclair")
     (sequence,) = SequenceBuilder(tokenizer, PLAIN).of(passage)
