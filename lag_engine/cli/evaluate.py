@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lag_engine.cli import evaluate_options as option
 from lag_engine.cli.console import out
-from lag_engine.cli.evaluate_run import EvaluationRun, print_scores
+from lag_engine.cli.evaluate_print import print_scores
+from lag_engine.cli.evaluate_run import EvaluationRun
 from lag_engine.errors import EvaluationError
 
 if TYPE_CHECKING:

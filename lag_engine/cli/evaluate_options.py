@@ -54,7 +54,9 @@ DataSetName = Annotated[
 ]
 Model = Annotated[str, typer.Option(help="'lag-tiny', a model folder or a hub id.")]
 Library = Annotated[Path | None, typer.Option(help="The adapter library; lag-tiny brings its own.")]
-Translator = Annotated[Path | None, typer.Option(help="DyPRAG's, made by training; a folder.")]
+Translator = Annotated[
+    Path | None, typer.Option(help="DyPRAG's folder.  [default: the library's, if it has one]")
+]
 Embedder = Annotated[
     str | None,
     typer.Option(help="A sentence-transformers model for dense.  [default: lag-tiny's]"),

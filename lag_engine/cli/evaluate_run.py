@@ -8,13 +8,13 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from lag_engine.cli.console import err, out
+from lag_engine.cli.evaluate_print import print_examples, print_scores
 from lag_engine.errors import EvaluationError
 
 if TYPE_CHECKING:
     from lag_engine.evaluation import (
         AdapterMaker,
         Experiment,
-        Results,
         Retriever,
         Settings,
         Suite,
@@ -72,6 +72,12 @@ class EvaluationRun:
         from lag_engine.routing import MODES
 
         asked = self._basic(tuple(modes or MODES), is_asked_for=bool(modes))
+        if unknown := [mode for mode in varied or () if mode not in MODES]:
+            raise EvaluationError(
+                f"Expected --vary to name modes: {', '.join(MODES)}",
+                f"found {unknown[0]!r}",
+                "correct it",
+            )
         if every_combination:
             given = {name: values for name, values in {**controls, **options}.items() if values}
             if "document" in given:
@@ -106,6 +112,7 @@ class EvaluationRun:
                 seconds=QUICK_SECONDS,
             )
         print_scores(results)
+        print_examples(results, self._suite)
         for line in find_best(ScoreBook(results)).lines():
             out.print(line, highlight=False, markup=False)
 
@@ -124,7 +131,8 @@ class EvaluationRun:
     def _able(self, systems: Sequence[System], *, is_asked_for: bool) -> list[System]:
         from lag_engine.evaluation import obstacle
 
-        able, told = [], set()
+        able: list[System] = []
+        left_out: dict[str, list[str]] = {}
         for system in systems:
             reason = obstacle(system, self._suite, self._engine, made=self._makers)
             if not reason:
@@ -135,9 +143,11 @@ class EvaluationRun:
                     f"found that {reason}",
                     "supply what is missing, or leave it out",
                 )
-            elif (system.mode, reason) not in told:
-                told.add((system.mode, reason))
-                err.print(f"Left out: {system.mode}, as {reason}.", highlight=False)
+            else:
+                left_out.setdefault(reason, []).append(system.mode)
+        for reason, modes in left_out.items():
+            names = ", ".join(dict.fromkeys(modes))
+            err.print(f"Left out: {names}, as {reason}.", highlight=False, soft_wrap=True)
         return able
 
     def _retrievers(self, names: set[str]) -> list[Retriever]:
@@ -158,16 +168,15 @@ def _makers(
     engine: LAGEngine, translator: Path | None, libraries: Mapping[str, Path]
 ) -> dict[str, AdapterMaker]:
     """Who supplies adapters that are not in the engine's library, by encoding."""
-    from lag_engine.documents import DyPRAG, load_translator
+    from lag_engine.documents import DyPRAG
     from lag_engine.evaluation import BorrowedAdapters
 
     makers: dict[str, AdapterMaker] = {
         name: BorrowedAdapters(engine, path) for name, path in libraries.items()
     }
-    if translator is not None:
-        makers["dyprag"] = DyPRAG(
-            engine, engine.lend(lambda model: load_translator(translator, model))
-        )
+    has_own = engine.library is not None and (engine.library.path / DyPRAG.FOLDER).is_dir()
+    if translator is not None or has_own:
+        makers["dyprag"] = DyPRAG.from_engine(engine, translator)
     return makers
 
 
@@ -178,24 +187,3 @@ def _embed(name: str | None) -> Any:
 
     model = SentenceTransformer(name or str(embedder_path()))
     return lambda texts: model.encode(list(texts), show_progress_bar=False)
-
-
-def print_scores(results: Results) -> None:
-    """Prints each system's mean, the best first."""
-    from rich.table import Table
-
-    from lag_engine.evaluation.score_book import ScoreBook
-
-    book = ScoreBook(results)
-    table = Table("mode", title="Mean score, %")
-    for heading in ("score", "95 %", "ms a question"):
-        table.add_column(heading, justify="right")
-    means = {system: book.mean(system) for system in book.systems}
-    for system, mean in sorted(means.items(), key=lambda item: -item[1].score):
-        table.add_row(
-            system.name,
-            f"{100 * mean.score:.1f}",
-            f"{100 * mean.low:.1f}–{100 * mean.high:.1f}",
-            "" if (seconds := book.seconds(system)) is None else f"{1000 * seconds:.0f}",
-        )
-    out.print(table)

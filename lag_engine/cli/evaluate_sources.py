@@ -32,7 +32,7 @@ def read_suite(
     Raises:
         EvaluationError: a file cannot be read, or a line lacks what it needs.
     """
-    rows = {path: read_records(path) for path in paths}
+    rows = {path: _records(path) for path in paths}
     passages = (
         [] if documents is None else [_document(r, documents) for r in read_records(documents)]
     )
@@ -45,6 +45,16 @@ def read_suite(
         ]
         return Suite(name, tuple(questions), tuple(passages))
     return _own_suite(name, rows, passages)
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    if records := read_records(path):
+        return records
+    raise EvaluationError(
+        f"Expected questions in {path}",
+        "found an empty file",
+        'write a line {"question", "answer", "document"} for each',
+    )
 
 
 def _kilt_questions(

@@ -121,7 +121,7 @@ def _parsed(line: str, where: str) -> dict[str, Any]:
         raise EvaluationError(
             "Expected a JSON object in each line",
             f"found a {type(record).__name__} in {where}",
-            "wrap it in an object",
+            "write one object a line",
         )
     return record
 

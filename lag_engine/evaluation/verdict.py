@@ -50,6 +50,11 @@ class Verdict:
 
     def lines(self) -> list[str]:
         """The verdict in words, a line for each rival."""
+        if self.score.score == 0:
+            return [
+                f"No mode got any of {self.n_asked} questions right: that ranks nothing.",
+                _HELP,
+            ]
         score = _percent(self.score.score)
         reach = f"[{_percent(self.score.low)}, {_percent(self.score.high)}]"
         asked = f"{self.n_asked} of {self.n_questions} questions"
@@ -81,6 +86,12 @@ def find_best(book: ScoreBook) -> Verdict:
     rivals = sorted(map(Rival, others, behind, raised), key=lambda rival: rival.behind.score)
     n_asked = len(book.results.common(systems))
     return Verdict(best, means[best], tuple(rivals), n_asked, len(book.results.questions))
+
+
+_HELP = (
+    'If answers are right but worded otherwise, another "metric" counts them, or a task adapter '
+    "words them as wanted. Else the model cannot do this task."
+)
 
 
 def _percent(value: float) -> str:

@@ -166,13 +166,47 @@ def test_options_are_varied_one_at_a_time_or_together(evaluate, own, tmp_path):
     ]
 
 
-def test_quick_says_which_mode_is_best(evaluate, own):
+def test_quick_asks_what_can_run_and_shows_why_it_ranks_nothing(evaluate, own):
     result = evaluate(own, "--quick")
     assert result.exit_code == 0
-    assert "Best on 3 of 3 questions: " in result.stdout
-    assert "do not tell it apart" in result.stdout
-    assert "Left out: polyprag" in result.stderr
+    assert "No mode got any of 3 questions right" in result.stdout
+    assert "right is: nurse" in result.stdout
+    assert "Left out: polyprag, polyprag+lag, as" in result.stderr
     assert {"prag+lag", "rag+lag", "base"} <= set(result.stdout.split())
+
+
+def test_only_the_named_modes_options_are_varied(evaluate, own, tmp_path):
+    options = ("--mode", "lag", "--mode", "rag+lag", "--control", "none", "--retrieve-k", 1)
+    folder = tmp_path / "out"
+    assert evaluate(own, "--output", folder, *options, "--vary", "lag").exit_code == 0
+    rows = map(json.loads, (folder / "results.jsonl").read_text().splitlines())
+    assert [row["system"] for row in rows if row["kind"] == "batch"] == [
+        {"mode": "lag"},
+        {"mode": "rag+lag"},
+        {"mode": "lag", "document": "none"},
+        {"mode": "rag+lag", "document": "none"},
+        {"mode": "lag", "retrieve_k": 1},
+    ]
+    result = evaluate(own, "--output", folder, *options, "--vary", "magic")
+    assert result.exit_code == 1
+    assert "'magic'" in result.stderr
+
+
+def test_a_second_library_is_a_control(evaluate, own, on_disk, tmp_path):
+    second = f"copy={on_disk.library}"
+    folder = tmp_path / "out"
+    result = evaluate(own, "--output", folder, "--mode", "prag", "--encoding", second)
+    assert result.exit_code == 0
+    rows = map(json.loads, (folder / "results.jsonl").read_text().splitlines())
+    answers = [row["answers"]["answer"] for row in rows if row["kind"] == "batch"]
+    assert len(answers) == 2
+    assert answers[0] == answers[1]
+
+
+def test_an_empty_file_is_told(evaluate, lines):
+    result = evaluate(lines("empty.jsonl"), "--quick")
+    assert result.exit_code == 1
+    assert "an empty file" in result.stderr
 
 
 def test_a_mode_that_was_asked_for_and_cannot_run_is_an_error(evaluate, own):
