@@ -8,13 +8,37 @@ import pytest
 import lag_engine
 from lag_engine.tiny import shipped
 
-README = Path(lag_engine.__file__).parents[1] / "README.md"
+ROOT = Path(lag_engine.__file__).parents[1]
+PAGES = sorted(
+    [*ROOT.glob("*.md"), ROOT / "cookbook" / "README.md", ROOT / "lag_engine/tiny/NOTES.md"]
+)
+NEEDS_MODEL = pytest.mark.skipif(not shipped.ASSETS.is_dir(), reason="nothing is shipped yet")
 
 
-@pytest.mark.skipif(not shipped.ASSETS.is_dir(), reason="the shipped model is not built yet")
+def run_python_of(page: str) -> None:
+    namespace: dict[str, object] = {}
+    for block in re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL):
+        exec(compile(block, page, "exec", dont_inherit=True), namespace)
+
+
+@NEEDS_MODEL
 def test_the_readmes_python_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    namespace: dict[str, object] = {}
-    for block in re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL):
-        exec(compile(block, "README.md", "exec"), namespace)
+    run_python_of("README.md")
     assert "'mode': 'prag+lag'" in capsys.readouterr().out
+
+
+@NEEDS_MODEL
+def test_the_router_of_the_architecture_page_chooses_every_task_adapter(capsys):
+    run_python_of("ARCHITECTURE.md")
+    printed = capsys.readouterr().out
+    assert all(task in printed for task in ("open_qa", "dialogue", "slot_filling"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_file_names_of_a_page_lead_somewhere(page):
+    text = page.read_text()
+    for target in re.findall(r"\]\(([^):#]+)\)", text):
+        assert (page.parent / target).exists(), target
+    for name in re.findall(r"`([\w./-]+\.py)`", text):
+        assert any(ROOT.glob(f"**/{name}")) if "/" in name else any(ROOT.rglob(name)), name
