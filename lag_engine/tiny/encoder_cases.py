@@ -39,11 +39,15 @@ def cases_of(split: DocumentSplit, count: int) -> list[Case]:
 
 def other_cases(count: int) -> list[Case]:
     """Documents of neither split and unknown to the base model, for training a translator."""
+    return [_case(entity) for entity in other_entities(count)]
+
+
+def other_entities(count: int) -> list[Entity]:
+    """The entities of these documents, the kinds in turn."""
     taken = {e.name for e in (*known_world(SEED), *world_entities("dev"))}
     drawn = [e for e in fixed_world("train", 400, seed=SEED + 2) if e.name not in taken]
     by_kind = [[e for e in drawn if e.kind == kind] for kind in KINDS]
-    mixed = [entity for row in zip(*by_kind, strict=False) for entity in row]
-    return [_case(entity) for entity in mixed[:count]]
+    return [entity for row in zip(*by_kind, strict=False) for entity in row][:count]
 
 
 def wrong_of(cases: Sequence[Case]) -> list[int]:
