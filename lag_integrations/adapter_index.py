@@ -73,7 +73,7 @@ class AdapterIndex:
             metadata: the document's.
             document_id: as the library knows it.
             encoding: whose is wanted: where `adapter_id` names the other kind, it is what the
-                library has of this kind for the same passage. None takes either.
+                library has of this kind for the same passage, of the same text. None takes either.
         """
         name, rev = _text(metadata.get("adapter_id")), _text(metadata.get("adapter_rev"))
         if self.library is None:
@@ -87,7 +87,7 @@ class AdapterIndex:
         if encoding is None or named.kind == KINDS[encoding]:
             return Finding(status, named.name, rev or now)
         other = self._of_document(named.document_id, encoding)
-        if other is None:
+        if other is None or other.metadata.get("passage") != named.metadata.get("passage"):
             return Finding("none", None, None)
         return Finding(status, other.name, revision_of(other))
 

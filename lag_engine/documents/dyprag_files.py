@@ -19,16 +19,21 @@ WEIGHTS, CONFIG = "translator.safetensors", "translator.json"
 _FORMAT = 1
 
 
-def save_translator(translator: Translator, folder: str | Path) -> None:
+def save_translator(translator: Translator, folder: str | Path, *, made_of: str = "") -> None:
     """Writes the translator into a folder, in place of one that is there.
 
     The config is written last and each file appears whole, so that a folder with a config is
     complete; where the two are of different translators, `load_translator` says so.
+
+    Args:
+        translator: To write.
+        folder: Made if need be.
+        made_of: What it was trained on, for `made_of` to tell again.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.contiguous() for name, tensor in translator.state_dict().items()}
-    told = {"format": _FORMAT, **asdict(translator.shape)}
+    told = {"format": _FORMAT, "made_of": made_of, **asdict(translator.shape)}
     told["modules"] = {module: list(shape) for module, shape in translator.shape.modules.items()}
     (folder / CONFIG).unlink(missing_ok=True)
     save_file(tensors, folder / f"{WEIGHTS}.partial", metadata={"format": "pt"})
@@ -64,11 +69,25 @@ def load_translator(
     return translator.to(next(model.parameters()).device).eval()
 
 
+def made_of(folder: str | Path) -> str | None:
+    """What the translator of a folder says it was trained on; None if there is none.
+
+    Raises:
+        AdapterFormatError: Its config cannot be read.
+    """
+    path = Path(folder) / CONFIG
+    try:
+        return str(json.loads(path.read_text())["made_of"]) if path.exists() else None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _unreadable(path, str(error)) from error
+
+
 def _read_shape(folder: Path) -> TranslatorShape:
     try:
         told = json.loads((folder / CONFIG).read_text())
         if told.pop("format") != _FORMAT:
             raise _unreadable(folder / CONFIG, "the format of another version")
+        told.pop("made_of")
         modules = {module: ModuleShape(*shape) for module, shape in told.pop("modules").items()}
         return TranslatorShape(modules=modules, **told)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

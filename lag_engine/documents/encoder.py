@@ -198,6 +198,7 @@ class PassageEncoder(ABC):
             "encoder": self.method,
             "revision": item.revision,
             "title": item.passage.title,
+            "passage": item.passage.text_hash,
         }
 
     def _refuse_foreign(self, passage: Passage) -> None:

@@ -63,6 +63,11 @@ class Passage:
         return text if not title or text.startswith(title) else f"{title}\n{text}"
 
     @property
+    def text_hash(self) -> str:
+        """A short hash of title and text; hex. What different encoders make of one text has it."""
+        return content_hash([self.title, self.text])[:16]
+
+    @property
     def content_hash(self) -> str:
         """A hash of all but the id; hex."""
         return content_hash({key: value for key, value in asdict(self).items() if key != "id"})

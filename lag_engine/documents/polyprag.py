@@ -8,6 +8,7 @@ over the latent adapters as they are, and nothing else changes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -166,7 +167,10 @@ class PolyPRAG(PassageEncoder):
             )
             return factors, routed(table, factors, top_k=settings.top_k)
 
-        factors, weights = self._lend(train)
+        with ExitStack() as stack:
+            for watch in watches:
+                stack.enter_context(watch.waiting())
+            factors, weights = self._lend(train)
         notes = [note for watch in watches for note in _loss_notes(watch)]
         return factors, [
             MixtureSource(

@@ -44,6 +44,7 @@ def status_of(
     revision: Callable[[Passage], str] | None,
     *,
     source_hash: str | None = None,
+    name: Callable[[Passage], str] | None = None,
 ) -> DocumentStatus:
     """Compares a document's record with what there is.
 
@@ -52,10 +53,12 @@ def status_of(
         snapshot: Of the library.
         revision: An encoder's; None: the recorded revisions count.
         source_hash: The source's now; "" if it is gone; None if it does not matter.
+        name: Of a passage's adapter; None: the recorded names count.
     """
     live = [chunk for chunk in document.chunks if not chunk.is_gone]
     wanted = [chunk.revision if revision is None else revision(chunk.passage) for chunk in live]
-    held = [held_revision(snapshot, chunk.adapter) for chunk in live]
+    names = [chunk.adapter if name is None else name(chunk.passage) for chunk in live]
+    held = [held_revision(snapshot, adapter) for adapter in names]
     n_current = sum(bool(w) and w == h for w, h in zip(wanted, held, strict=True))
     state: State = "current"
     if source_hash == "":

@@ -20,7 +20,8 @@ from lag_engine.documents.records import Records, StoredChunk, StoredDocument
 from lag_engine.documents.status import DocumentStatus, held_revision, status_of
 from lag_engine.errors import DocumentError
 
-Revision = Callable[[Passage], str]
+OfPassage = Callable[[Passage], str]
+"""Tells an encoder's name or revision of a passage's adapter."""
 
 
 class Encoder(Protocol):
@@ -129,6 +130,7 @@ class DocumentStore:
             adapters={passage.id: encoder.adapter_name(passage) for passage in passages},
         )
         encoder.encode(passages)
+        self._drop_outdated(passages)
         put = {document.id for document in documents}
         for stored in self._records.documents():
             if stored.id in put:
@@ -173,7 +175,8 @@ class DocumentStore:
         """
         reader = folder if isinstance(folder, FolderReader) else FolderReader(Path(folder))
         name = _collection(reader, collection)
-        found = self.status(reader, revision=encoder.revision, collection=name)
+        names = encoder.adapter_name
+        found = self.status(reader, revision=encoder.revision, name=names, collection=name)
         by_state: dict[str, list[str]] = {}
         for status in found:
             by_state.setdefault(status.state, []).append(status.id)
@@ -184,9 +187,12 @@ class DocumentStore:
                 read.append(reader.read(key, files[key]))
             except DocumentError as error:
                 failed[key] = error
-        stale = [_as_document(known[key]) for key in by_state.get("stale", [])]
-        self.put([*read, *stale], encoder, collection=name)
+        # First, and with what was encoded of files that cannot be read now: other settings of
+        # Poly-PRAG train everything anew, and refuse while passages are left that are not given.
         self.delete(by_state.get("deleted", []))
+        kept = [key for key in failed if key in known]
+        stale = [_as_document(known[key]) for key in (*by_state.get("stale", []), *kept)]
+        self.put([*read, *stale], encoder, collection=name)
         self._index_rest(known[key] for key in by_state.get("current", []))
         told = {
             state: tuple(key for key in ids if key not in failed) for state, ids in by_state.items()
@@ -197,7 +203,8 @@ class DocumentStore:
         self,
         folder: str | Path | FolderReader | None = None,
         *,
-        revision: Revision | None = None,
+        revision: OfPassage | None = None,
+        name: OfPassage | None = None,
         collection: str | None = None,
     ) -> list[DocumentStatus]:
         """Compares the record with a folder, the library, and settings; changes nothing.
@@ -205,6 +212,7 @@ class DocumentStore:
         Args:
             folder: None compares with the library only.
             revision: An encoder's; None takes the settings that were used.
+            name: An encoder's `adapter_name`; None takes the adapters that were made last.
             collection: As for `sync`.
 
         Returns:
@@ -212,16 +220,19 @@ class DocumentStore:
         """
         snapshot = self.library.snapshot()
         if folder is None:
-            return [status_of(d, snapshot, revision) for d in self._records.documents(collection)]
+            recorded = self._records.documents(collection)
+            return [status_of(d, snapshot, revision, name=name) for d in recorded]
         reader = folder if isinstance(folder, FolderReader) else FolderReader(Path(folder))
-        name = _collection(reader, collection)
         files = reader.files()
-        known = {document.id: document for document in self._records.documents(name)}
+        recorded = self._records.documents(_collection(reader, collection))
+        known = {document.id: document for document in recorded}
         hashes = {key: reader.hash_of(path) for key, path in files.items()}
         return [
             DocumentStatus.new(key, str(files[key]))
             if key not in known
-            else status_of(known[key], snapshot, revision, source_hash=hashes.get(key, ""))
+            else status_of(
+                known[key], snapshot, revision, source_hash=hashes.get(key, ""), name=name
+            )
             for key in sorted({*files, *known})
         ]
 
@@ -266,11 +277,22 @@ class DocumentStore:
         """Removes chunks from the index first, so that nothing retrieves what is about to go."""
         if self._index is not None and chunks:
             self._index.delete([chunk.id for chunk in chunks])
-        for chunk in chunks:
-            if chunk.adapter in self.library:
-                info = self.library.info(chunk.adapter)
-                if info.document_id == chunk.id:
-                    self.library.remove(chunk.adapter)
+        gone = {chunk.id for chunk in chunks}
+        for info in self._encoded() if gone else ():
+            if info.document_id in gone:
+                self.library.remove(info.name)
+
+    def _drop_outdated(self, passages: Sequence[Passage]) -> None:
+        """Removes what other encoders made of passages that have another text now."""
+        texts = {passage.id: passage.text_hash for passage in passages}
+        for info in self._encoded():
+            wanted = texts.get(info.document_id or "")
+            if wanted and info.metadata.get("passage", wanted) != wanted:
+                self.library.remove(info.name)
+
+    def _encoded(self) -> list[AdapterInfo]:
+        """The adapters and mixtures that encoders made of passages."""
+        return [i for i in self.library.list() if i.document_id and "encoder" in i.metadata]
 
     def _refuse_others(self, documents: Sequence[Document], collection: str) -> None:
         theirs = {d.id: d.collection for d in self.documents() if d.collection != collection}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -14,6 +14,32 @@ from lag_engine.documents.grouping import Work
 from lag_engine.documents.progress import LossLog, ProgressBar
 from lag_engine.documents.training import StepLosses
 from lag_engine.errors import DocumentError
+
+
+class Wait:
+    """The wait for a training that runs on another thread, such as an engine's.
+
+    Ctrl-C reaches the thread that waits; the one that trains would go on.
+    """
+
+    def __init__(self) -> None:
+        self._is_interrupted = threading.Event()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Inside, an error ends the training at its next `check`."""
+        try:
+            yield
+        except BaseException:
+            self._is_interrupted.set()
+            raise
+
+    def check(self) -> None:
+        """Raises if nobody waits any more; called by the training at each step."""
+        if self._is_interrupted.is_set():
+            raise DocumentError(
+                "Expected somebody to wait for the training", "it was interrupted", "Encode again"
+            )
 
 
 class TrainingWatch:
@@ -45,14 +71,11 @@ class TrainingWatch:
         self._epoch: list[Tensor] = []
         self._last = torch.full((len(group),), torch.nan)
         self._n_epochs = torch.zeros(len(group), dtype=torch.long)
-        self._is_interrupted = threading.Event()
+        self._wait = Wait()
 
     def __call__(self, step: int, losses: StepLosses) -> None:
         """Takes in a step; raises if nobody waits for the training any more."""
-        if self._is_interrupted.is_set():
-            raise DocumentError(
-                "Expected somebody to wait for the training", "it was interrupted", "Encode again"
-            )
+        self._wait.check()
         self._left -= self._share
         self._bar.advance(self._share, loss=float(losses.tokens.mean()))
         self._epoch.append(losses.tokens)
@@ -64,17 +87,9 @@ class TrainingWatch:
         self._n_epochs += losses.is_running
         self._log.write([self._row(g) for g in losses.is_running.nonzero().flatten().tolist()])
 
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Ends the training at its next step if the wait for it ends with an error.
-
-        Ctrl-C reaches the thread that waits; the one that trains an engine's model goes on.
-        """
-        try:
-            yield
-        except BaseException:
-            self._is_interrupted.set()
-            raise
+    def waiting(self) -> AbstractContextManager[None]:
+        """Ends the training at its next step if the wait for it ends with an error."""
+        return self._wait.waiting()
 
     @property
     def n_passages(self) -> int:
