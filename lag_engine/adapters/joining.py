@@ -14,9 +14,10 @@ from lag_engine.adapters.info import AdapterSource, checked_kind
 from lag_engine.adapters.peft_adapter import PeftAdapter, check_adapter, warn_if_dead
 from lag_engine.adapters.peft_format import read_peft
 from lag_engine.adapters.rows import Layout
-from lag_engine.adapters.segments import raw_bytes
+from lag_engine.adapters.segments import memory_of
 from lag_engine.adapters.spectral import SpectralForm, to_spectral_batched
 from lag_engine.adapters.stack import ModuleShape
+from lag_engine.adapters.weights import is_finite
 from lag_engine.errors import AdapterFormatError
 
 
@@ -97,12 +98,12 @@ def spectral_forms(adapter: PeftAdapter, *, dtype: torch.dtype) -> dict[str, Spe
     for modules in by_shape.values():
         parts = [adapter.modules[module] for module in modules]
         stacked = to_spectral_batched(
-            torch.stack([part.lora_A.double() for part in parts]),
-            torch.stack([part.lora_B.double() for part in parts]),
+            torch.stack([part.lora_A for part in parts]),
+            torch.stack([part.lora_B for part in parts]),
             torch.tensor([part.scaling for part in parts], dtype=torch.float64),
             dtype=dtype,
         )
-        if not torch.isfinite(stacked.B).all():
+        if not is_finite(stacked.B):
             raise AdapterFormatError(
                 f"Expected factors that {dtype} can hold",
                 f"found larger ones in {adapter.source or 'the adapter'} ({modules[0]})",
@@ -119,7 +120,7 @@ def hash_forms(forms: Mapping[str, SpectralForm]) -> str:
     for module, form in sorted(forms.items()):
         digest.update(f"{module} {tuple(form.A.shape)} {form.A.dtype}\n".encode())
         for field in (form.A, form.B, form.singular.float()):
-            digest.update(raw_bytes(field))
+            digest.update(memory_of(field))
     return digest.hexdigest()
 
 

@@ -18,7 +18,6 @@ from lag_engine.adapters.info import AdapterInfo, AdapterSource, EntryKind, chec
 from lag_engine.adapters.joining import prepare
 from lag_engine.adapters.manifest import FILE_NAME, Manifest
 from lag_engine.adapters.mixtures import MixtureSource
-from lag_engine.adapters.pages import FactorPages
 from lag_engine.adapters.peft_adapter import PeftAdapter
 from lag_engine.adapters.peft_format import write_peft
 from lag_engine.adapters.segments import sync_folder
@@ -52,13 +51,12 @@ class AdapterLibrary:
         dtype: of stored factors and arrow vectors.
     """
 
-    def __init__(self, path: Path, *, read_only: bool, max_factor_bytes: int | None = None) -> None:
+    def __init__(self, path: Path, *, read_only: bool, map_factors: bool = True) -> None:
         self.path = path
         self.is_read_only = read_only
         held = ExitStack()
         self._close = weakref.finalize(self, held.close)
-        pages = FactorPages(max_factor_bytes)
-        self._store = Store(path, read_only=read_only, held=held, pages=pages)
+        self._store = Store(path, read_only=read_only, held=held, map_factors=map_factors)
         self.dtype = _DTYPES[self._store.manifest.dtype]
         self._base = self._store.manifest.base()
 
@@ -105,26 +103,25 @@ class AdapterLibrary:
         return cls(path, read_only=False)
 
     @classmethod
-    def open(
-        cls, path: str | Path, *, read_only: bool = False, max_factor_bytes: int | None = None
-    ) -> Self:
+    def open(cls, path: str | Path, *, read_only: bool = False, map_factors: bool = True) -> Self:
         """Opens a library.
 
-        Factors are read from mapped files when they are used, and the system gives their memory
-        up when it is short: a library may be larger than memory.
+        Factors are read from mapped files when they are used, and the system takes their memory
+        back when it is short: a library may be larger than memory.
 
         Args:
             path: its folder.
             read_only: many may read at once; without it, this is the one writer until `close`.
-            max_factor_bytes: how much of the factors may be in this process's memory, to which
-                what one product reads at once is added (16 MiB); None leaves it to the system.
+            map_factors: False copies what is used and holds nothing more: this process's memory
+                stays at the arrow vectors, at some cost in time (the compiled operator reads
+                mapped factors only).
 
         Raises:
             LibraryError: there is no library, or another version of this package wrote it.
             LibraryLockedError: another writer has it open; the message says who.
             LibraryCorruptError: its manifest cannot be read.
         """
-        return cls(Path(path), read_only=read_only, max_factor_bytes=max_factor_bytes)
+        return cls(Path(path), read_only=read_only, map_factors=map_factors)
 
     def close(self) -> None:
         """Lets go of files and lock; snapshots and stacks in use stay valid."""

@@ -10,15 +10,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lag_engine.adapters.pages import FactorPages
-from lag_engine.adapters.segments import FACTORS, TYPE_NAMES, key_of
+from lag_engine.adapters.factor_file import FactorFile
+from lag_engine.adapters.segments import TYPE_NAMES, key_of
 from lag_engine.adapters.spectral import SpectralForm
 from lag_engine.adapters.stack import Block
 from lag_engine.errors import LibraryCorruptError
 
 _TYPES = {name: dtype for dtype, name in TYPE_NAMES.items()}
-# Linux refuses a private map larger than memory without it; Python names it from 3.13 on.
-_NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
 
 
 class _Place(NamedTuple):
@@ -38,27 +36,25 @@ class Segment:
 
     Args:
         path: the file.
-        pages: is told which factors are read.
+        is_mapped: whether factors are read through the map; see `FactorFile`.
 
     Raises:
         LibraryCorruptError: it is missing, or no whole segment.
     """
 
-    def __init__(self, path: Path, pages: FactorPages) -> None:
+    def __init__(self, path: Path, *, is_mapped: bool = True) -> None:
         self.path = path
         self._blocks: dict[str, Block] = {}
         self._slots: dict[str, dict[int, int]] = {}
         try:
-            self._file = _map(path)
-            self._places = _places(self._file)
+            self._file = FactorFile(path, is_mapped=is_mapped)
+            self._places = _places(self._file.map)
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise LibraryCorruptError(
                 f"Expected a readable segment of packed adapters at {path}",
                 f"found: {error}",
                 "run `verify` to see which adapters it held, then remove and add those again",
             ) from error
-        starts = [place.start for key, place in self._places.items() if key.endswith(FACTORS)]
-        self._factors = pages.map(self._file, start=min(starts, default=len(self._file)))
 
     def block(self, module: str) -> Block:
         """Returns the module's stacked tensors, mapped."""
@@ -66,7 +62,7 @@ class Segment:
             A, B, singular, arrow = (
                 self._tensor(module, field) for field in ("A", "B", "singular", "arrow")
             )
-            self._blocks[module] = Block(A, B, singular, arrow, self._factors)
+            self._blocks[module] = Block(A, B, singular, arrow, self._file)
         return self._blocks[module]
 
     def row(self, module: str, position: int) -> int:
@@ -76,12 +72,17 @@ class Segment:
             self._slots[module] = {slot: row for row, slot in enumerate(slots)}
         return self._slots[module][position]
 
+    def expect(self, module: str, position: int) -> None:
+        """Has one adapter's factors for the module fetched from disk, without waiting for them."""
+        self.block(module).expect(torch.tensor([self.row(module, position)]))
+
     def form(self, module: str, position: int, rank: int) -> SpectralForm:
-        """Returns one adapter's factors for the module, without padding; views of the map."""
+        """Returns one adapter's factors for the module, without padding."""
         block = self.block(module)
         row = self.row(module, position)
-        block.expect(torch.tensor([row]))
-        return SpectralForm(block.A[row, :rank], block.B[row, :rank], block.singular[row, :rank])
+        at = torch.tensor([row])
+        A, B = block.read("A", at)[0], block.read("B", at)[0]
+        return SpectralForm(A[:rank], B[:rank], block.singular[row, :rank])
 
     def _tensor(self, module: str, field: str) -> Tensor:
         place = self._places.get(key_of(module, field))
@@ -92,17 +93,8 @@ class Segment:
                 "run `verify`; restore the file, or remove and add its adapters again",
             )
         count = (place.end - place.start) // place.dtype.itemsize
-        flat = torch.frombuffer(self._file, dtype=place.dtype, count=count, offset=place.start)
+        flat = torch.frombuffer(self._file.map, dtype=place.dtype, count=count, offset=place.start)
         return flat.view(place.shape)
-
-
-def _map(path: Path) -> mmap.mmap:
-    """Maps a whole file; nothing is written to the map, which torch would rather have writable."""
-    with path.open("rb") as file:
-        if hasattr(mmap, "MAP_PRIVATE"):
-            flags, access = mmap.MAP_PRIVATE | _NO_RESERVE, mmap.PROT_READ | mmap.PROT_WRITE
-            return mmap.mmap(file.fileno(), 0, flags=flags, prot=access)
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
 
 
 def _places(file: mmap.mmap) -> dict[str, _Place]:

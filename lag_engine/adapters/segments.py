@@ -13,11 +13,10 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from lag_engine.adapters.spectral import SpectralForm
 from lag_engine.adapters.stack import ModuleShape
@@ -31,6 +30,8 @@ TYPE_NAMES = {
 }
 _HASH_CHUNK = 1 << 22
 _ALIGNMENT = 4096
+ROWS_AT_ONCE = 64
+"""Adapters of one module that are brought together in memory while a file is written."""
 _SEPARATOR = "::"
 FACTORS = (f"{_SEPARATOR}A", f"{_SEPARATOR}B")
 """How the keys of factors end."""
@@ -97,17 +98,18 @@ def hash_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def raw_bytes(tensor: Tensor) -> bytes:
-    """Returns the tensor's memory, row-major."""
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+def memory_of(tensor: Tensor) -> memoryview:
+    """Returns the tensor's memory, row-major; a copy only where it is laid out otherwise."""
+    flat: Any = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+    return memoryview(flat)
 
 
-def _pieces(plans: Sequence[TensorPlan]) -> Iterator[bytes]:
+def _pieces(plans: Sequence[TensorPlan]) -> Iterator[bytes | memoryview]:
     yield _header(plans)
     for plan in plans:
         n_written = 0
         for part in plan.parts():
-            piece = raw_bytes(part.to(plan.dtype))
+            piece = memory_of(part.to(plan.dtype))
             n_written += len(piece)
             yield piece
         assert n_written == _n_bytes(plan), f"parts of {plan.name} do not fill its shape"
@@ -170,19 +172,22 @@ def rows_of_forms(forms: Sequence[Mapping[str, SpectralForm]]) -> list[ModuleRow
 def _rows_of_module(module: str, positions: list[int], forms: list[SpectralForm]) -> ModuleRows:
     rank = max(len(form.singular) for form in forms)
     shape = ModuleShape(forms[0].A.shape[1], forms[0].B.shape[1])
-    return ModuleRows(
-        module, positions, rank, shape, lambda field: (_part(form, field, rank) for form in forms)
-    )
+
+    def parts(field: str) -> Iterator[Tensor]:
+        for start in range(0, len(forms), ROWS_AT_ONCE):
+            some = forms[start : start + ROWS_AT_ONCE]
+            yield torch.stack([_row(form, field, rank) for form in some])
+
+    return ModuleRows(module, positions, rank, shape, parts)
 
 
-def _part(form: SpectralForm, field: str, rank: int) -> Tensor:
-    """One adapter's row of a field of `Block`; (1, ...)."""
+def _row(form: SpectralForm, field: str, rank: int) -> Tensor:
+    """Returns one adapter's row of a field of `Block`."""
     if field == "arrow":
-        return form.A[:1]
-    if field == "singular":
-        return functional.pad(form.singular, (0, rank - len(form.singular)))[None]
-    rows = form.A if field == "A" else form.B
-    return functional.pad(rows, (0, 0, 0, rank - len(rows)))[None]
+        return form.A[0]
+    rows: Tensor = getattr(form, field)
+    missing = rank - len(rows)
+    return rows if not missing else torch.cat([rows, rows.new_zeros(missing, *rows.shape[1:])])
 
 
 def plan_segment(modules: Iterable[ModuleRows], *, dtype: torch.dtype) -> list[TensorPlan]:

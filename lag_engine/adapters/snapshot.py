@@ -158,8 +158,10 @@ class LibrarySnapshot:
         Raises:
             AdapterNotFoundError: one is not here, or is a mixture.
         """
-        for name in names:
-            self.forms(name)
+        for row in map(self.row, names):
+            segment = self.segment(row.segment)
+            for module in self._layouts[row.layout].ranks:
+                segment.expect(module, row.position)
 
     def segment(self, key: int) -> Segment:
         """Returns a mapped segment; raises LibraryCorruptError if it could not be read."""

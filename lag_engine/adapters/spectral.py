@@ -69,8 +69,9 @@ def to_spectral_batched(
     core = scaling.double()[:, None, None] * (r_out @ r_in.mT)  # (N, R, R)
     u, singular, vt = torch.linalg.svd(core, full_matrices=False)
     a = vt @ q_in.mT  # (N, R, D_in)
-    b = (q_out @ (u * singular[:, None, :])).mT  # (N, R, D_out)
-    return SpectralForm(a.to(dtype), b.contiguous().to(dtype), singular.to(dtype))
+    # LAPACK's factors are column-major: in this order no operand is copied to be transposed.
+    b = (u * singular[:, None, :]).mT @ q_out.mT  # (N, R, D_out)
+    return SpectralForm(a.to(dtype), b.to(dtype), singular.to(dtype))
 
 
 def truncate(form: SpectralForm, *, rank: int) -> SpectralForm:

@@ -24,16 +24,20 @@ class ModuleShape(NamedTuple):
     d_out: int
 
 
-class Mapped(Protocol):
-    """The file that a block's factors are mapped from."""
+class File(Protocol):
+    """The file that a block's factors are views of."""
 
     @property
-    def is_limited(self) -> bool:
-        """Whether all that is read must be announced, so that it stays within a limit."""
+    def is_mapped(self) -> bool:
+        """Whether they may be read in place."""
         ...
 
     def expect(self, factors: Tensor, rows: Tensor, /) -> None:
-        """Says that these rows of a factor are read next, so that they are fetched together."""
+        """Has rows of a factor fetched from disk, without waiting for them."""
+        ...
+
+    def read(self, factors: Tensor, rows: Tensor, /) -> Tensor:
+        """Returns a copy of rows of a factor."""
         ...
 
 
@@ -45,14 +49,14 @@ class Block(NamedTuple):
         B: (n, R, D_out).
         singular: (n, R) float32.
         arrow: (n, D_in); a copy of `A[:, 0]`, contiguous.
-        file: is told which rows of `A` and `B` are read next; None for factors in memory.
+        file: reads `A` and `B`; None for factors in memory.
     """
 
     A: Tensor
     B: Tensor
     singular: Tensor
     arrow: Tensor
-    file: Mapped | None = None
+    file: File | None = None
 
     def expect(self, rows: Tensor) -> None:
         """Has the factors of these rows fetched from the file, without waiting for them."""
@@ -64,7 +68,7 @@ class Block(NamedTuple):
         """Returns a copy of the given rows of one of the four tensors; (m, ...)."""
         part: Tensor = getattr(self, field)
         if self.file is not None and field in ("A", "B"):
-            self.file.expect(part, rows)
+            return self.file.read(part, rows)
         return part.index_select(0, rows)
 
 
@@ -143,8 +147,10 @@ class ModuleStack:
     def places(self) -> Places | None:
         """Where the factors lie; None where they come through `A` and `B` only."""
         dtypes = {part.dtype for block in self._blocks for part in (block.A, block.B)}
-        is_limited = any(block.file is not None and block.file.is_limited for block in self._blocks)
-        if len(dtypes) != 1 or is_limited:
+        is_copied = any(
+            block.file is not None and not block.file.is_mapped for block in self._blocks
+        )
+        if len(dtypes) != 1 or is_copied:
             return None
         ranks = torch.tensor([block.A.shape[1] for block in self._blocks])[self._block_of]
         A = self._addresses([block.A for block in self._blocks])

@@ -19,7 +19,6 @@ from lag_engine.adapters.joining import hash_forms
 from lag_engine.adapters.lock import WriterLock
 from lag_engine.adapters.manifest import Manifest
 from lag_engine.adapters.mapped import Segment
-from lag_engine.adapters.pages import FactorPages
 from lag_engine.adapters.rows import Contents
 from lag_engine.adapters.segments import hash_file
 from lag_engine.adapters.snapshot import LibrarySnapshot
@@ -45,14 +44,14 @@ class Store:
         path: the library's folder.
         read_only: without it, the writer's lock is taken and leftovers are swept away.
         held: is given what must be closed.
-        pages: how much of the factors may be in memory.
+        map_factors: whether factors are read through maps; see `FactorFile`.
 
     Attributes:
         manifest: what is in the library.
         segments: the folder of segment files.
     """
 
-    def __init__(self, path: Path, *, read_only: bool, held: ExitStack, pages: FactorPages) -> None:
+    def __init__(self, path: Path, *, read_only: bool, held: ExitStack, map_factors: bool) -> None:
         self.path = path
         self.segments = path / SEGMENTS
         self.manifest = Manifest(path, read_only=read_only)
@@ -61,7 +60,7 @@ class Store:
             held.callback(WriterLock(path / _LOCK).release)
             # Once more, for what was held last is let go first: files before the lock.
             held.callback(self.manifest.close)
-        self._pages = pages
+        self._map_factors = map_factors
         self._mapped: dict[int, Segment] = {}
         self._snapshot: LibrarySnapshot | None = None
         self._reading = RLock()
@@ -153,7 +152,7 @@ class Store:
         if key in self._mapped:
             return self._mapped[key]
         try:
-            return Segment(self.segments / contents.segments[key].file, self._pages)
+            return Segment(self.segments / contents.segments[key].file, is_mapped=self._map_factors)
         except LibraryCorruptError as error:
             # Told when the segment is needed, so that its adapters can still be removed.
             return error

@@ -19,6 +19,7 @@ from lag_engine.adapters.manifest import Change, Manifest
 from lag_engine.adapters.mixtures import LatentTable, MixtureSource
 from lag_engine.adapters.rows import AdapterRow
 from lag_engine.adapters.segments import (
+    ROWS_AT_ONCE,
     ModuleRows,
     WrittenSegment,
     plan_segment,
@@ -32,7 +33,6 @@ from lag_engine.errors import LibraryError
 # Newcomers wait in memory until their segment is written; more than this becomes a second segment
 # of the same transaction.
 _SEGMENT_BYTES = 1 << 30
-_ROWS_AT_ONCE = 64
 
 
 class Batch:
@@ -207,7 +207,7 @@ def _live_rows(before: LibrarySnapshot, module: str, rows: Sequence[AdapterRow])
 
 
 def _chunks(stack: ModuleStack, field: str) -> Iterable[Tensor]:
-    for rows in torch.arange(len(stack)).split(_ROWS_AT_ONCE):
+    for rows in torch.arange(len(stack)).split(ROWS_AT_ONCE):
         if field in ("arrow", "singular"):
             yield getattr(stack, field)[rows]
         else:

@@ -53,7 +53,7 @@ class LAGEngine:
         allow_other_base: accepts a library made for a model of another name, if its modules fit.
         max_batch: requests decoded together, each under its own plan; others wait their turn.
         max_waiting: requests that may wait; more are refused with `BusyError`.
-        max_factor_bytes: of a library given as a path; see `AdapterLibrary.open`.
+        map_factors: of a library given as a path; see `AdapterLibrary.open`.
 
     Raises:
         AdapterMismatchError: the library was made for another base model.
@@ -72,11 +72,11 @@ class LAGEngine:
         allow_other_base: bool = False,
         max_batch: int = 32,
         max_waiting: int = 1024,
-        max_factor_bytes: int | None = None,
+        map_factors: bool = True,
     ) -> None:
         is_path = isinstance(library, str | Path)
         opened = (
-            AdapterLibrary.open(library, read_only=read_only, max_factor_bytes=max_factor_bytes)
+            AdapterLibrary.open(library, read_only=read_only, map_factors=map_factors)
             if isinstance(library, str | Path)
             else library
         )
@@ -123,7 +123,7 @@ class LAGEngine:
         trust_remote_code: bool = False,
         max_batch: int = 32,
         max_waiting: int = 1024,
-        max_factor_bytes: int | None = None,
+        map_factors: bool = True,
     ) -> Self:
         """Loads a model and makes an engine of it.
 
@@ -140,7 +140,7 @@ class LAGEngine:
             trust_remote_code: runs model code from the checkpoint; only for sources you trust.
             max_batch: as for the engine.
             max_waiting: as for the engine.
-            max_factor_bytes: as for the engine.
+            map_factors: as for the engine.
 
         Raises:
             ModelError: the model cannot be loaded.
@@ -168,7 +168,7 @@ class LAGEngine:
             allow_other_base=allow_other_base,
             max_batch=max_batch,
             max_waiting=max_waiting,
-            max_factor_bytes=max_factor_bytes,
+            map_factors=map_factors,
         )
 
     @property

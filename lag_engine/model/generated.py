@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lag_engine.adapters.peft_adapter import LoraModule, PeftAdapter, check_adapter
-from lag_engine.adapters.segments import raw_bytes
+from lag_engine.adapters.segments import memory_of
 from lag_engine.adapters.stack import ModuleShape
 from lag_engine.errors import AdapterNotFoundError, PlanError
 
@@ -148,8 +148,8 @@ def _hash(adapter: PeftAdapter) -> str:
     digest = hashlib.sha256()
     for module, part in sorted(adapter.modules.items()):
         digest.update(f"{module} {part.scaling!r} {part.lora_A.dtype}\n".encode())
-        digest.update(raw_bytes(part.lora_A))
-        digest.update(raw_bytes(part.lora_B))
+        digest.update(memory_of(part.lora_A))
+        digest.update(memory_of(part.lora_B))
     return digest.hexdigest()[:12]
 
 
