@@ -17,7 +17,7 @@ demo test bench notebooks: export HF_HUB_OFFLINE := 1
 demo test bench notebooks: export TOKENIZERS_PARALLELISM := false
 notebooks: export HF_HUB_DISABLE_PROGRESS_BARS := 1
 
-.PHONY: help install demo test lint bench notebooks clean
+.PHONY: help install demo test lint bench notebooks picture clean
 
 help: ## Show this text.
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ lint: $(STAMP) ## Check format, style and types.
 
 notebooks: $(STAMP) ## Run the cookbook; RUN='--write 3' keeps what notebook 3 prints.
 	@$(BIN)/python cookbook/run.py $(RUN)
+
+picture: demo ## Make the README's picture anew.
+	@cp demo-output/routing.png cookbook/routing.png
 
 bench: $(STAMP) ## Run the benchmark programs of tests/benchmarks and print their numbers.
 	@shopt -s nullglob; for program in tests/benchmarks/bench_*.py; do \

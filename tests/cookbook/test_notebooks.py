@@ -46,6 +46,12 @@ def test_the_cookbooks_readme_lists_every_notebook_in_order():
     assert links == [path.name for path in NOTEBOOKS]
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebooks_links_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^):]+)\)", path.read_text()):
+        assert (COOKBOOK / target).exists()
+
+
 @pytest.mark.parametrize(
     ("output", "fault"),
     [
