@@ -20,7 +20,14 @@ def program(monkeypatch):
     before = set(sys.modules)
     monkeypatch.syspath_prepend(BENCHMARKS)
     yield importlib.import_module
-    for name in {"common", "opening", "bench_decode", "bench_library", "bench_concurrent"} - before:
+    for name in {
+        "common",
+        "opening",
+        "bench_decode",
+        "bench_library",
+        "bench_concurrent",
+        "bench_encode",
+    } - before:
         sys.modules.pop(name, None)
 
 
@@ -77,3 +84,18 @@ def test_the_growth_exponent_is_the_power_of_a_power_law(program):
         1.5
     )
     assert math.isnan(growth_exponent([10], [1.0]))
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_stacked_training_is_timed_against_peft_and_equal_to_it(program, tmp_path):
+    out = tmp_path / "report.json"
+    sizes = ["--counts", "1,2", "--peft", "2", "--rounds", "1"]
+
+    report = program("bench_encode").main([*sizes, "--json", str(out)])
+
+    rows = {row["variant"]: row for row in report["results"]}
+    assert list(rows) == ["PEFT", "G=1", "G=2"]
+    assert rows["PEFT"]["ratio"].median == 1
+    assert all(row["per_second"].median > 0 for row in rows.values())
+    assert all(rows[name]["difference"] < 1e-2 for name in ("G=1", "G=2"))
+    assert [row["variant"] for row in json.loads(out.read_text())["results"]] == list(rows)
