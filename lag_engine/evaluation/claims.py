@@ -127,12 +127,17 @@ def _other_adapters(book: ScoreBook) -> list[_Contest]:
 
 
 def _options(book: ScoreBook) -> list[_Contest]:
-    """For each system that differs from its mode's usual one in one option: is it better?"""
+    """For each system that differs from its mode's usual one in one option: is it better?
+
+    Those that answered every question alike, as with more candidates than there are, are no
+    question and are left out.
+    """
     contests = []
     for system in book.systems:
         usual = System(system.mode)
         varied = [name for name in system.told() if name != "mode"]
-        if len(varied) == 1 and varied[0] in _OPTIONS and usual in book.results.systems:
+        is_option = len(varied) == 1 and varied[0] in _OPTIONS and usual in book.results.systems
+        if is_option and not book.are_alike(system, usual):
             value = getattr(system, varied[0])
             text = f"{usual.title} {_OPTIONS[varied[0]].format(value)}"
             contests.append(_Contest(text, usual.name, system, usual))

@@ -87,7 +87,7 @@ def _candidates(book: ScoreBook) -> Picture | None:
     series = {name: dict(sorted(s.items())) for name, s in series.items() if len(s) > 1}
     if not series:
         return None
-    figure, axes = _figure(6.4, 3.8)
+    figure, axes = _figure(7.6, 3.8)
     _lines(axes, series)
     for name, colour in zip(series, COLOURS, strict=False):
         if name in adaptive:
@@ -105,7 +105,7 @@ def _library(books: Sequence[ScoreBook]) -> Picture | None:
     series = sizes(books)
     if not series:
         return None
-    figure, axes = _figure(6.4, 3.8)
+    figure, axes = _figure(7.6, 3.8)
     _lines(axes, series)
     _finish(axes, series, "knowledge adapters to choose from")
     caption = "Mean score against the size of the library, with intervals of 95 %."
@@ -141,10 +141,10 @@ def _routing(book: ScoreBook, slot: str) -> Picture | None:
 
 
 def _lines(axes: Axes, series: Mapping[str, Mapping[int, Interval]]) -> None:
-    for (name, points), colour in zip(series.items(), COLOURS, strict=False):
+    for i, ((name, points), colour) in enumerate(zip(series.items(), COLOURS, strict=False)):
         means = list(points.values())
         axes.errorbar(
-            list(points),
+            [x * (1 + 0.03 * i) for x in points],  # apart, so that none hides another
             [100 * mean.score for mean in means],
             yerr=_errors(means),
             label=name,
@@ -165,7 +165,7 @@ def _finish(axes: Axes, series: Mapping[str, Mapping[int, Interval]], label: str
     axes.set_xlabel(label)
     axes.set_ylabel("mean score, %")
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)
-    axes.legend(frameon=False, fontsize=8, loc="best")
+    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
 
 
 def _errors(means: Sequence[Interval]) -> list[list[float]]:

@@ -202,6 +202,7 @@ th,td{border-bottom:1px solid var(--line)}
 th{font-weight:600;color:var(--soft);vertical-align:bottom}
 th:first-child,td:first-child{text-align:left;white-space:nowrap;padding-right:26px}
 .words td,.words th{text-align:left}
+.words td{white-space:nowrap}
 .words td:first-child{white-space:normal}
 tbody tr:hover{background:var(--tint)}
 td small{display:block;color:var(--soft);font-size:11px;white-space:nowrap}

@@ -107,6 +107,12 @@ class ScoreBook:
             clusters=[questions[i].cluster for i in ids],
         )
 
+    def are_alike(self, system: System, other: System) -> bool:
+        """Tells whether two systems wrote the same wherever both answered."""
+        mine, theirs = (self.results.systems[s].answers for s in (system, other))
+        ids = self.results.common([system, other])
+        return all(mine[i]["answer"] == theirs[i]["answer"] for i in ids)
+
     def share(self, system: System, oracle: System) -> Interval:
         """Returns the score normalised by the oracle's, meant over tasks.
 

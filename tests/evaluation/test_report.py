@@ -135,6 +135,7 @@ def test_options_are_judged_one_at_a_time_against_the_mode_as_usual():
         System("lag", retrieve_k="adaptive"): 0.9,
         System("lag", score="norm", retrieve_k=5): 0.1,
         System("lag", library_size=5): 0.9,
+        System("lag", retrieve_k=50): 0.5,
     }
     found = {claim.text: claim.verdict for claim in answer_open(ScoreBook(make_results(shares)))}
     assert found == {"LAG with the score norm": "worse", "LAG with K adaptive": "better"}
