@@ -36,6 +36,8 @@ from lag_engine.tiny.adapters import (
     train_task_adapters,
 )
 from lag_engine.tiny.base import STEPS, train_base
+from lag_engine.tiny.copy_heads import widened_adapter
+from lag_engine.tiny.copy_training import with_copy_heads
 from lag_engine.tiny.embedder import train_embedder
 from lag_engine.tiny.shipped import (
     ASSETS,
@@ -71,13 +73,14 @@ def main() -> None:
 
 def build(work: Path, output: Path, *, base_steps: int = STEPS, seed: int = SEED) -> None:
     """Trains what is missing in ``work`` and copies the finished parts to ``output``."""
-    work.mkdir(parents=True, exist_ok=True)
+    narrow = work / "narrow"
+    narrow.mkdir(parents=True, exist_ok=True)
     _stage(
-        work / "model" / "model.safetensors",
-        lambda: train_base(work / "model", seed=seed, steps=base_steps),
+        narrow / "model" / "model.safetensors",
+        lambda: train_base(narrow / "model", seed=seed, steps=base_steps),
     )
-    model = LlamaForCausalLM.from_pretrained(work / "model", dtype=torch.float32)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(work / "model")
+    base = LlamaForCausalLM.from_pretrained(narrow / "model", dtype=torch.float32)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(narrow / "model")
     _stage(
         work / "embedder" / "modules.json",
         lambda: train_embedder(
@@ -87,9 +90,15 @@ def build(work: Path, output: Path, *, base_steps: int = STEPS, seed: int = SEED
             on_step=lambda step, loss: _tell("embedder", step, loss),
         ),
     )
-    build_task_adapters(work / "adapters" / "tasks", model, tokenizer, seed=seed)
-    build_document_adapters(work / "adapters" / "documents", model, tokenizer, seed=seed)
+    build_task_adapters(narrow / "adapters" / "tasks", base, tokenizer, seed=seed)
+    build_document_adapters(narrow / "adapters" / "documents", base, tokenizer, seed=seed)
+    _stage(
+        work / "model" / "model.safetensors",
+        lambda: build_copy_heads(work / "model", base, tokenizer, seed=seed),
+    )
+    _stage(work / "adapters", lambda: widen_adapters(narrow / "adapters", work / "adapters"))
     _stage(work / "library", lambda: build_library(work / "library", work))
+    model = LlamaForCausalLM.from_pretrained(work / "model", dtype=torch.float32)
     build_tool_adapter(work, model, tokenizer, seed=seed)
     for part in ("model", "embedder", "adapters", "library"):
         shutil.rmtree(output / part, ignore_errors=True)
@@ -144,6 +153,23 @@ def build_document_adapters(
         )
         for path, modules in zip(folders, trained, strict=True):
             write_peft(path, _peft(modules))
+
+
+def build_copy_heads(
+    folder: Path, base: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, *, seed: int
+) -> None:
+    """Writes the base with copy heads, and its tokenizer."""
+    model = with_copy_heads(
+        base, tokenizer, seed=seed, on_step=lambda *report: _tell("copy heads", *report)
+    )
+    model.bfloat16().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def widen_adapters(narrow: Path, folder: Path) -> None:
+    """Writes every adapter of the narrow base as one of the base with copy heads."""
+    for path in sorted(narrow.glob("*/*")):
+        write_peft(folder / path.relative_to(narrow), widened_adapter(read_peft(path)))
 
 
 def build_library(path: Path, work: Path, *, split: DocumentSplit = "eval") -> None:

@@ -9,6 +9,7 @@ tools choose it and tokens of the other tasks' prompts not; on those its update 
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,12 +23,12 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lag_engine.adapters import AdapterLibrary, LoraModule
 from lag_engine.tiny.adapters import document_targets, foreign_task, task_targets
-from lag_engine.tiny.copying import RANK, copying_start
 from lag_engine.tiny.corpus import Corpus
 from lag_engine.tiny.rivals import Labels, Rival, RoutedDocuments
 from lag_engine.tiny.tasks import TASKS
-from lag_engine.tiny.tool_rows import ToolRow, ToolRows
+from lag_engine.tiny.tool_rows import ToolRow, ToolRows, padded_rows
 
+RANK = 16
 ALPHA = 32.0
 STEPS = 2400
 PEAK_LR = 2.5e-3
@@ -36,8 +37,8 @@ PLAIN_SHARE = 0.35
 """Share of the steps, from the first on, that run it pinned and alone."""
 ROUTED_SHARE, DOCUMENTS_SHARE = 0.8, 0.65
 """Shares of the later steps in which it is routed, and in which document adapters are, too."""
-COPIES = 0.6
-"""Share of copied rows at the start; it falls to a tenth within half of the steps."""
+COPIES = 0.05
+"""Share of rows that only repeat texts."""
 CONVERSATIONS = 0.4
 ROUTE_EVERY = 2
 ROUTE_TOKENS = 384
@@ -51,8 +52,8 @@ QUIET_TOKENS = 96
 
 Its first inputs are the tokens themselves, so a prompt with tools and one without cannot be told
 apart there: what both hold, such as the mark of a turn, has to be left to the others."""
-START_TEXTS, FOREIGN_TEXTS = 100, 300
-"""Prompts that the start is regressed on."""
+FOREIGN_TEXTS = 300
+"""Prompts from which these are counted."""
 
 
 @dataclass(frozen=True)
@@ -117,10 +118,9 @@ def train_tool_adapter(
         Its modules by dotted path, float32.
     """
     rows = ToolRows(tokenizer, side="train", seed=seed)
-    texts = [rows.case(rows.maker.case("call")).ids for _ in range(START_TEXTS)]
     others = Corpus(tokenizer, seed=seed, stream="foreign to tools")
     foreign = [_foreign(others, rows.rng).ids for _ in range(FOREIGN_TEXTS)]
-    start = copying_start(model, texts, foreign, scaling=ALPHA / RANK, seed=seed)
+    start = _start(model, seed)
     quiet = _quiet_directions(model, foreign)
     with _installed(model, library, start) as modules:
         modules.silence(quiet)
@@ -201,9 +201,8 @@ class _Trainer:
     def _by_length(self) -> Iterator[list[ToolRow]]:
         """Batches of rows of about one length, so that little is padding."""
         while True:
-            copies = max(0.1, COPIES * (1 - 1.7 * self._done))
             rows = [
-                self.rows.row(copies=copies, conversations=CONVERSATIONS) for _ in range(6 * ROWS)
+                self.rows.row(copies=COPIES, conversations=CONVERSATIONS) for _ in range(6 * ROWS)
             ]
             rows.sort(key=lambda row: len(row.ids))
             batches = [rows[i : i + ROWS] for i in range(0, len(rows), ROWS)]
@@ -232,16 +231,23 @@ class _Batch(NamedTuple):
 
 def _batch(rows: list[ToolRow], *, whole: bool = False) -> _Batch:
     """Pads rows on the right; routing is taught from each row's start on, or in all of it."""
-    length = max(len(row.ids) for row in rows)
-    ids = torch.zeros(len(rows), length, dtype=torch.long)
-    weights = torch.zeros(len(rows), length)
-    is_taught = torch.zeros(len(rows), length, dtype=torch.bool)
+    ids, weights = padded_rows(rows)
+    is_taught = torch.zeros_like(ids, dtype=torch.bool)
     for i, row in enumerate(rows):
-        n = len(row.ids)
-        ids[i, :n] = torch.tensor(row.ids)
-        weights[i, :n] = torch.tensor(row.weights)
-        is_taught[i, 0 if whole else row.start : n] = True
+        is_taught[i, 0 if whole else row.start : len(row.ids)] = True
     return _Batch(ids, weights, is_taught)
+
+
+def _start(model: LlamaForCausalLM, seed: int) -> dict[str, LoraModule]:
+    """PEFT's start: a random ``lora_A``, and zero."""
+    generator = torch.Generator().manual_seed(seed)
+    modules = {}
+    for name in task_targets(model.config.num_hidden_layers):
+        d_out, d_in = model.get_parameter(f"{name}.weight").shape
+        bound = 1 / math.sqrt(d_in)
+        lora_A = torch.empty(RANK, d_in).uniform_(-bound, bound, generator=generator)
+        modules[name] = LoraModule(lora_A, torch.zeros(d_out, RANK), ALPHA / RANK)
+    return modules
 
 
 def _quiet_directions(model: LlamaForCausalLM, foreign: list[list[int]]) -> Tensor:

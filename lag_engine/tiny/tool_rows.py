@@ -10,9 +10,10 @@ import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import torch
 from transformers import PreTrainedTokenizerFast
 
-from lag_engine.tiny.corpus import Corpus
+from lag_engine.tiny.corpus import Batch, Corpus
 from lag_engine.tiny.tokenizer import TOOL_CALL_BEGIN
 from lag_engine.tiny.tool_requests import CHAT, Call, Case, CaseMaker
 from lag_engine.tiny.tool_values import random_text
@@ -35,6 +36,17 @@ class ToolRow(NamedTuple):
     ids: list[int]
     weights: list[float]
     start: int
+
+
+def padded_rows(rows: list[ToolRow]) -> Batch:
+    """The rows, padded on the right without weight."""
+    length = max(len(row.ids) for row in rows)
+    ids = torch.zeros(len(rows), length, dtype=torch.long)
+    weights = torch.zeros(len(rows), length)
+    for i, row in enumerate(rows):
+        ids[i, : len(row.ids)] = torch.tensor(row.ids)
+        weights[i, : len(row.ids)] = torch.tensor(row.weights)
+    return Batch(ids, weights)
 
 
 class ToolRows:
