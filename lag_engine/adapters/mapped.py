@@ -45,7 +45,6 @@ class Segment:
     def __init__(self, path: Path, *, is_mapped: bool = True) -> None:
         self.path = path
         self._blocks: dict[str, Block] = {}
-        self._slots: dict[str, dict[int, int]] = {}
         try:
             self._file = FactorFile(path, is_mapped=is_mapped)
             self._places = _places(self._file.map)
@@ -65,24 +64,20 @@ class Segment:
             self._blocks[module] = Block(A, B, singular, arrow, self._file)
         return self._blocks[module]
 
-    def row(self, module: str, position: int) -> int:
-        """Returns the row of the adapter at that position, in the module's block."""
-        if module not in self._slots:
-            slots = self._tensor(module, "slots").tolist()
-            self._slots[module] = {slot: row for row, slot in enumerate(slots)}
-        return self._slots[module][position]
+    def rows(self, module: str, positions: Tensor) -> Tensor:
+        """Returns the rows of the adapters at these positions, in the module's block."""
+        return torch.searchsorted(self._tensor(module, "slots"), positions)  # slots ascend
 
     def expect(self, module: str, position: int) -> None:
         """Has one adapter's factors for the module fetched from disk, without waiting for them."""
-        self.block(module).expect(torch.tensor([self.row(module, position)]))
+        self.block(module).expect(self.rows(module, torch.tensor([position])))
 
     def form(self, module: str, position: int, rank: int) -> SpectralForm:
         """Returns one adapter's factors for the module, without padding."""
         block = self.block(module)
-        row = self.row(module, position)
-        at = torch.tensor([row])
-        A, B = block.read("A", at)[0], block.read("B", at)[0]
-        return SpectralForm(A[:rank], B[:rank], block.singular[row, :rank])
+        row = self.rows(module, torch.tensor([position]))
+        A, B, singular = (block.read(field, row)[0, :rank] for field in ("A", "B", "singular"))
+        return SpectralForm(A, B, singular)
 
     def _tensor(self, module: str, field: str) -> Tensor:
         place = self._places.get(key_of(module, field))

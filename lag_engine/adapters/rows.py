@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
+
+import torch
+from torch import Tensor
 
 from lag_engine.adapters.stack import ModuleShape
 
@@ -55,6 +58,38 @@ class Layout(NamedTuple):
             {module: rank for module, rank, _, _ in rows},
             {module: ModuleShape(d_in, d_out) for module, _, d_in, d_out in rows},
         )
+
+
+class Columns(NamedTuple):
+    """Where some adapters lie, column by column: no loop over adapters for each of many modules.
+
+    Attributes:
+        names: N of them.
+        segments: (N,) long.
+        positions: in their segment; (N,) long.
+        layouts: (N,) long.
+    """
+
+    names: tuple[str, ...]
+    segments: Tensor
+    positions: Tensor
+    layouts: Tensor
+
+    @classmethod
+    def of(cls, rows: Sequence[AdapterRow]) -> Columns:
+        """Returns the columns of some rows."""
+        columns = (
+            [getattr(row, name) for row in rows] for name in ("segment", "position", "layout")
+        )
+        tensors = (torch.tensor(column, dtype=torch.long) for column in columns)
+        return cls(tuple(row.name for row in rows), *tensors)
+
+    def where(self, mask: Tensor) -> Columns:
+        """Returns those of a mask; (N,) bool."""
+        if mask.all():
+            return self  # and its names: stacks of all modules share one tuple
+        names = tuple(self.names[i] for i in mask.nonzero()[:, 0].tolist())
+        return Columns(names, self.segments[mask], self.positions[mask], self.layouts[mask])
 
 
 class MixtureRow(NamedTuple):

@@ -17,7 +17,7 @@ from lag_engine.adapters.info import AdapterInfo, EntryKind
 from lag_engine.adapters.mapped import Segment
 from lag_engine.adapters.mixtures import LatentTable
 from lag_engine.adapters.peft_adapter import LoraModule
-from lag_engine.adapters.rows import AdapterRow, Contents, Layout, MixtureRow
+from lag_engine.adapters.rows import AdapterRow, Columns, Contents, Layout, MixtureRow
 from lag_engine.adapters.spectral import SpectralForm
 from lag_engine.adapters.stack import AdapterKind, ModuleShape, ModuleStack
 from lag_engine.errors import AdapterNotFoundError, LibraryCorruptError, LibraryError
@@ -49,6 +49,7 @@ class LibrarySnapshot:
         self.segments = segments
         self._by_name = {row.name: row for row in self._rows}
         self.mixtures = {row.name: row for row in contents.mixtures}
+        self._columns: dict[AdapterKind, Columns] = {}
         self._stacks: dict[tuple[str, AdapterKind], ModuleStack] = {}
         self._lock = Lock()
 
@@ -132,24 +133,32 @@ class LibrarySnapshot:
         with self._lock:
             if (module, kind) not in self._stacks:
                 self._check_known(module, kind)
-                rows = [row for row in self._rows if row.kind == kind]
-                self._stacks[module, kind] = self.stack_of(module, kind, rows)
+                if kind not in self._columns:
+                    self._columns[kind] = Columns.of([r for r in self._rows if r.kind == kind])
+                self._stacks[module, kind] = self.stack_of(module, kind, self._columns[kind])
             return self._stacks[module, kind]
 
-    def stack_of(self, module: str, kind: AdapterKind, rows: Sequence[AdapterRow]) -> ModuleStack:
+    def stack_of(self, module: str, kind: AdapterKind, columns: Columns) -> ModuleStack:
         """Returns the stack of the given adapters, leaving out those without the module."""
-        rows = [row for row in rows if module in self._layouts[row.layout].ranks]
-        segments = {key: self.segment(key) for key in sorted({row.segment for row in rows})}
-        place = {key: index for index, key in enumerate(segments)}
+        ranks = torch.zeros(max(self._layouts, default=0) + 1, dtype=torch.long)
+        for key, layout in self._layouts.items():
+            ranks[key] = layout.ranks.get(module, 0)
+        columns = columns.where(ranks[columns.layouts] > 0)
+        keys, block_of = columns.segments.unique(return_inverse=True)
+        segments = [self.segment(key) for key in keys.tolist()]
+        local = torch.empty_like(block_of)
+        for index, segment in enumerate(segments):
+            here = block_of == index
+            local[here] = segment.rows(module, columns.positions[here])
         return ModuleStack(
             module,
             kind,
-            [row.name for row in rows],
+            columns.names,
             shape=self._shapes[module],
-            ranks=[self._layouts[row.layout].ranks[module] for row in rows],
-            blocks=[segment.block(module) for segment in segments.values()],
-            block_of=[place[row.segment] for row in rows],
-            local=[segments[row.segment].row(module, row.position) for row in rows],
+            ranks=ranks[columns.layouts].tolist(),
+            blocks=[segment.block(module) for segment in segments],
+            block_of=block_of,
+            local=local,
         )
 
     def prefetch(self, names: Iterable[str]) -> None:

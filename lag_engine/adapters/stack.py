@@ -95,14 +95,13 @@ class ModuleStack:
 
     A lower row wins a tie. Ranks may differ: everything is zero-padded to the highest rank, which
     is exact. The arrow vectors are a view of the mapped file where the rows lie together in one
-    block, and a copy otherwise; factors stay on disk until `A` or `B` is called.
+    block, and a copy otherwise, made when they are first asked for; factors stay on disk until `A`
+    or `B` is called.
 
     Attributes:
         module: full dotted path in the base model.
         kind: "task", "knowledge" or "latent".
         names: the adapter of each row; N of them.
-        arrow: top right singular vectors; (N, D_in); unit norm (zero for no adapter).
-        singular: (N, R) float32; descending; zero-padded.
         ranks: each adapter's own rank; N of them.
     """
 
@@ -115,8 +114,8 @@ class ModuleStack:
         shape: ModuleShape,
         ranks: Sequence[int],
         blocks: Sequence[Block],
-        block_of: Sequence[int],
-        local: Sequence[int],
+        block_of: Tensor,
+        local: Tensor,
     ) -> None:
         self.module = module
         self.kind = kind
@@ -125,23 +124,30 @@ class ModuleStack:
         self.d_in, self.d_out = shape
         self.rank = max(self.ranks, default=0)
         self._blocks = tuple(_narrowed(block, self.rank) for block in blocks)
-        self._block_of = torch.tensor(block_of, dtype=torch.long)  # (N,)
-        self._local = torch.tensor(local, dtype=torch.long)  # (N,)
+        self._block_of, self._local = block_of, local  # (N,), (N,)
         self._whole = len(blocks) == 1 and _is_run(self._local)
         if self._whole:
             start = int(self._local[0])
             self._blocks = (_run(self._blocks[0], start, len(self.names)),)
-            self._local -= start
-        self.arrow = self._gather_all("arrow", (self.d_in,))  # (N, D_in)
-        self.singular = self._gather_all("singular", (self.rank,))  # (N, R)
+            self._local = self._local - start
 
     def __len__(self) -> int:
         return len(self.names)
 
+    @cached_property
+    def arrow(self) -> Tensor:
+        """Top right singular vectors; (N, D_in); unit norm (zero for no adapter)."""
+        return self._gather_all("arrow", (self.d_in,))
+
+    @cached_property
+    def singular(self) -> Tensor:
+        """Singular values; (N, R) float32; descending; zero-padded."""
+        return self._gather_all("singular", (self.rank,))
+
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the factors and of the arrow vectors."""
-        return self.arrow.dtype
+        return self._blocks[0].arrow.dtype if self._blocks else torch.float32
 
     @cached_property
     def places(self) -> Places | None:

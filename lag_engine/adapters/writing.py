@@ -17,7 +17,7 @@ from lag_engine.adapters.info import refuse_taken
 from lag_engine.adapters.joining import Newcomer
 from lag_engine.adapters.manifest import Change, Manifest
 from lag_engine.adapters.mixtures import LatentTable, MixtureSource
-from lag_engine.adapters.rows import AdapterRow
+from lag_engine.adapters.rows import AdapterRow, Columns
 from lag_engine.adapters.segments import (
     ROWS_AT_ONCE,
     ModuleRows,
@@ -201,7 +201,7 @@ def pack(manifest: Manifest, folder: Path, before: LibrarySnapshot, dtype: torch
 def _live_rows(before: LibrarySnapshot, module: str, rows: Sequence[AdapterRow]) -> ModuleRows:
     positions = [i for i, row in enumerate(rows) if module in before.layout(row).ranks]
     # The kind does not matter here: both are packed side by side.
-    stack = before.stack_of(module, "task", rows)
+    stack = before.stack_of(module, "task", Columns.of(rows))
     shape = ModuleShape(stack.d_in, stack.d_out)
     return ModuleRows(module, positions, stack.rank, shape, lambda field: _chunks(stack, field))
 
