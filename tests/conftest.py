@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from lag_engine.adapters.spectral import to_spectral
+from lag_engine.adapters.stack import Places
 
 # The models are tiny, and a forked child (see the crash tests) would wait for ever for OpenMP
 # threads that the fork did not copy.
@@ -68,6 +69,7 @@ class MemoryStack:
             torch.promote_types(dtype, torch.float32)
         )
         self.arrow = self._A[:, 0].contiguous()
+        self.places = Places(*map(_addresses, (self._A, self._B)), _ranks(self._A), dtype)
         self.rows_read: list[int] = []
 
     def A(self, rows: Tensor) -> Tensor:
@@ -76,6 +78,14 @@ class MemoryStack:
 
     def B(self, rows: Tensor) -> Tensor:
         return self._B[rows]
+
+
+def _addresses(factors: Tensor) -> Tensor:
+    return factors.data_ptr() + factors.stride(0) * factors.itemsize * torch.arange(len(factors))
+
+
+def _ranks(factors: Tensor) -> Tensor:
+    return torch.full((len(factors),), factors.shape[1])
 
 
 class MemoryLibrary:

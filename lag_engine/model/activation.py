@@ -78,6 +78,7 @@ class Activation:
         self.parts = tuple(parts)
         self._is_idle = not any(part.plan.selections for part in parts)
         self._groups: dict[tuple[torch.Size, torch.device], tuple[Group, ...]] = {}
+        self._owners: dict[tuple[torch.Size, tuple[int, ...]], Tensor] = {}
 
     def groups(self, x: Tensor, module: str) -> tuple[Group, ...]:
         """Returns the groups of a module's tokens; tokens on the bare base are in none.
@@ -95,6 +96,23 @@ class Activation:
         if key not in self._groups:
             self._groups[key] = self._lay(x, module)
         return self._groups[key]
+
+    def owners(self, x: Tensor, members: tuple[int, ...]) -> Tensor:
+        """Returns for each token of a module which member it is of, -1 for none; (T,) int32.
+
+        Args:
+            x: the module's input; (..., D_in); on the CPU.
+            members: which of its groups; they share no token.
+        """
+        key = (x.shape[:-1], members)
+        if key not in self._owners:
+            groups = self._groups[x.shape[:-1], x.device]
+            found = torch.full((x.shape[:-1].numel(),), -1, dtype=torch.int32)
+            for owner, member in enumerate(members):
+                tokens = groups[member].tokens
+                found[slice(None) if tokens is None else tokens] = owner
+            self._owners[key] = found
+        return self._owners[key]
 
     def _lay(self, x: Tensor, module: str) -> tuple[Group, ...]:
         lengths = self._lengths(x.shape[:-1], module)

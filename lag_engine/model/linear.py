@@ -7,10 +7,16 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from lag_engine.routing import GROUPED, Form
+from lag_engine.model.resolved import RoutedSlot
+from lag_engine.routing import GROUPED, Form, Update
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+
     from lag_engine.model.activation import Activation, Group
+    from lag_engine.routing import Fused
 
 
 class ActivePlans:
@@ -69,9 +75,65 @@ class RoutedLinear(nn.Module):
             return out
         total = None  # (T, D_out), of all slots and plans
         tokens = x.reshape(-1, x.shape[-1])  # (T, D_in)
-        for group in groups:
-            total = self._add(total, tokens, group)
+        done: set[int] = set()
+        if len(groups) > 1:
+            total = self._add_together(tokens, x, groups, done)
+        for index, group in enumerate(groups):
+            if index not in done:
+                total = self._add(total, tokens, group)
         return out if total is None else out + total.to(out.dtype).view(out.shape)
+
+    def _add_together(
+        self, tokens: Tensor, x: Tensor, groups: Sequence[Group], done: set[int]
+    ) -> Tensor | None:
+        """Returns the updates of groups that route over one stack, each set in one call.
+
+        Args:
+            tokens: (T, D_in).
+            x: the same as the module got it.
+            groups: of the module's tokens.
+            done: takes the groups whose updates are in the result.
+        """
+        total = None
+        for members, slots in self._sets(groups, x.device):
+            assert self._plans.current is not None
+            owners = self._plans.current.owners(x, members)
+            update = slots[0].together(slots[1:], owners, tokens)
+            if update is None:
+                continue
+            done.update(members)
+            total = update.total if total is None else total + update.total
+            for member in members:
+                self._record_part(groups[member], update)
+        return total
+
+    def _sets(
+        self, groups: Sequence[Group], device: torch.device
+    ) -> list[tuple[tuple[int, ...], list[Fused]]]:
+        """Returns the sets of groups, two or more each, whose slots can be called together."""
+        sets: dict[int, tuple[list[int], list[Fused]]] = {}
+        for index, group in enumerate(groups):
+            found = group.selection.active(self.name, device)
+            fused = found.fused(self.form) if isinstance(found, RoutedSlot) else None
+            if fused is not None:
+                members, slots = sets.setdefault(id(fused.stack), ([], []))
+                members.append(index)
+                slots.append(fused)
+        return [(tuple(members), slots) for members, slots in sets.values() if len(members) > 1]
+
+    def _record_part(self, group: Group, update: Update) -> None:
+        """Records what one of several plans chose; as wide as it chooses alone."""
+        if not any(recorder for _, recorder in group.pieces):
+            return
+        found = group.selection.active(self.name, update.total.device)
+        assert isinstance(found, RoutedSlot)
+        fused = found.fused(self.form)
+        assert fused is not None
+        chosen = (
+            (part if group.tokens is None else part[group.tokens])[:, : fused.width]
+            for part in (update.rows, update.scores, update.weights)
+        )
+        group.record(self.name, found.stack.names, Update(update.total, *chosen))
 
     def _add(self, total: Tensor | None, x: Tensor, group: Group) -> Tensor | None:
         """Returns `total` with one selection's updates of its tokens; (T, D_out)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 
@@ -10,6 +10,8 @@ from lag_engine.routing.products import GROUPED
 from lag_engine.routing.scores import accumulation_dtype
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from lag_engine.routing.products import Form, Stack
@@ -49,8 +51,29 @@ class Update(NamedTuple):
 class Fused(Protocol):
     """Routing over one stack and applying what was chosen, in one call."""
 
+    @property
+    def stack(self) -> object:
+        """Calls over the same one can be made together."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """How many adapters a token can have."""
+        ...
+
     def update(self, x: Tensor, /) -> Update | None:
         """Returns the update of every token, or None for inputs it cannot take; x is (T, D_in)."""
+        ...
+
+    def together(self, others: Sequence[Any], owners: Tensor, x: Tensor, /) -> Update | None:
+        """Returns the update of tokens that go their own ways over one stack.
+
+        Args:
+            others: calls of the same form over the same stack.
+            owners: whose each token is: 0 for this call, i for others[i - 1], -1 for nobody; (T,)
+                int32.
+            x: (T, D_in).
+        """
         ...
 
 

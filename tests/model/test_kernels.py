@@ -257,3 +257,24 @@ def test_a_compiler_that_fails_is_quoted(monkeypatch, tmp_path):
     assert not status.is_ready
     assert "no such option" in status.reason
     assert not list((tmp_path / "cache").iterdir())
+
+
+@needs_compiler
+def test_tokens_of_different_routers_share_one_call():
+    stack, x = draw(300, 64, 24, 4), inputs(30, 64)
+    allowed = torch.arange(300) < 50
+    slots = [
+        CPP.fuse(LAG(5), stack, None),
+        CPP.fuse(Arrow(3), stack, allowed),
+        CPP.fuse(LAG(9, "norm", floor=0.4), stack, None),
+    ]
+    owners = torch.arange(30, dtype=torch.int32) % 4 - 1
+    together = slots[0].together(slots[1:], owners, x)
+    assert not together.total[owners == -1].any()
+    assert (together.rows[owners == -1] == -1).all()
+    for owner, slot in enumerate(slots):
+        alone, here = slot.update(x), owners == owner
+        assert torch.equal(together.total[here], alone.total[here])
+        for name in ("rows", "scores", "weights"):
+            found = getattr(together, name)[here][:, : slot.width]
+            assert torch.equal(found, getattr(alone, name)[here])

@@ -26,13 +26,10 @@ struct Candidate {
 struct Bound {
     const float* own;
     float scale, common;
-    float of(int64_t row) const { return (own ? own[row] * scale : 0.0f) + common; }
 };
 
-// Returns the k-th largest of the values below(i); -infinity where there are fewer.
-template <class Value>
-float kth_largest(int64_t n, int64_t k, std::vector<float>& kept, Value value) {
-    if (n < k) return -INF;
+// Returns the k-th largest of n values; -infinity where there are fewer.
+inline float kth_largest(const float* values, int64_t n, int64_t k, std::vector<float>& kept) {
     const size_t limit = 4 * k + 64;
     float least = -INF;
     kept.clear();
@@ -41,19 +38,15 @@ float kth_largest(int64_t n, int64_t k, std::vector<float>& kept, Value value) {
         least = kept[k - 1];
         kept.resize(k);
     };
-    int64_t i = 0;
-    for (; i + LANES <= n; i += LANES) {
-        float block[LANES];
-        int any = 0;
-        for (int64_t j = 0; j < LANES; ++j) block[j] = value(i + j);
-        for (int64_t j = 0; j < LANES; ++j) any |= block[j] > least;
-        if (!any) continue;
-        for (int64_t j = 0; j < LANES; ++j)
-            if (block[j] > least) kept.push_back(block[j]);
+    auto keep = [&](int64_t from, int64_t to) {
+        for (int64_t i = from; i < to; ++i)
+            if (values[i] > least) kept.push_back(values[i]);
         if (kept.size() > limit) cut();
-    }
-    for (; i < n; ++i)
-        if (value(i) > least) kept.push_back(value(i));
+    };
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        if (any(load<Floats>(values + i) > least)) keep(i, i + LANES);
+    keep(i, n);
     if ((int64_t)kept.size() < k) return -INF;
     cut();
     return least;
@@ -64,19 +57,18 @@ template <class Element>
 void exact_scores(
     const Stack& stack, const float* x, const int32_t* rows, int64_t n, float* scores) {
     const Element* arrow = (const Element*)stack.arrow;
-    const Element* lines[TILE_ROWS];
+    std::vector<const Element*> lines(n + 2 * TILE_ROWS, arrow);
+    for (int64_t i = 0; i < n; ++i) lines[i] = arrow + rows[i] * stack.d_in;
     float found[TILE_ROWS];
     for (int64_t i = 0; i < n; i += TILE_ROWS) {
-        for (int64_t r = 0; r < TILE_ROWS; ++r)
-            lines[r] = arrow + rows[std::min(i + r, n - 1)] * stack.d_in;
-        dots<TILE_ROWS, 1>(lines, &x, stack.d_in, found);
+        dots<TILE_ROWS, 1>(&lines[i], &x, stack.d_in, found, &lines[i + TILE_ROWS]);
         for (int64_t r = 0; r < TILE_ROWS && i + r < n; ++r) scores[i + r] = std::fabs(found[r]);
     }
 }
 
 // One thread's room for choosing.
 struct Scratch {
-    std::vector<float> kept, scores;
+    std::vector<float> kept, scores, lower;
     std::vector<int32_t> rows;
     std::vector<Candidate> chosen;
 };
@@ -87,8 +79,7 @@ inline void keep_largest(
     Scratch& scratch) {
     if (k <= 0) return;
     const int64_t n = rows.size();
-    const float last =
-        kth_largest(n, k, scratch.kept, [&](int64_t i) { return scores[i]; });
+    const float last = kth_largest(scores.data(), n, k, scratch.kept);
     auto above = [&](int64_t i) { return !(scores[i] - tolerance <= last); };
     int64_t equal = k;
     for (int64_t i = 0; i < n; ++i) equal -= above(i);
@@ -109,23 +100,30 @@ void choose(
     auto& scores = scratch.scores;
     rows.clear();
     scratch.chosen.clear();
-    const float least = kth_largest(
-        n, k, scratch.kept, [&](int64_t i) { return compact[i] - bound.of(i); });
+    auto& lower = scratch.lower;  // what the score is at least
+    lower.assign(compact, compact + n);
+    for (int64_t i = 0; i < n; ++i) lower[i] -= bound.common;
+    if (bound.own)
+        for (int64_t i = 0; i < n; ++i) lower[i] -= bound.own[i] * bound.scale;
+    auto upper = [&](int64_t i) { return 2 * compact[i] - lower[i]; };
+    const float least = kth_largest(lower.data(), n, k, scratch.kept);
     const float cutoff = std::max(least - tolerance, -std::numeric_limits<float>::max());
     for (int64_t i = 0; i < n; i += LANES) {
         const int64_t end = std::min(i + LANES, n);
-        int any = 0;
-        for (int64_t j = i; j < end; ++j) any |= compact[j] + bound.of(j) >= cutoff;
-        if (!any) continue;
+        if (end - i == LANES &&
+            !any(2 * load<Floats>(compact + i) - load<Floats>(&lower[i]) >= cutoff))
+            continue;
         for (int64_t j = i; j < end; ++j)
-            if (compact[j] + bound.of(j) >= cutoff) rows.push_back((int32_t)j);
+            if (upper(j) >= cutoff) rows.push_back((int32_t)j);
     }
     if (!exact) {
         // With fewer than k others that might come so high, a row is chosen whatever they are.
-        const float sure = 2 * tolerance + kth_largest(rows.size(), k + 1, scratch.kept,
-            [&](int64_t i) { return compact[rows[i]] + bound.of(rows[i]); });
-        auto open = std::stable_partition(rows.begin(), rows.end(), [&](int32_t row) {
-            return compact[row] - bound.of(row) > sure; });
+        scores.clear();
+        for (int32_t row : rows) scores.push_back(upper(row));
+        const float sure =
+            2 * tolerance + kth_largest(scores.data(), scores.size(), k + 1, scratch.kept);
+        auto open = std::stable_partition(
+            rows.begin(), rows.end(), [&](int32_t row) { return lower[row] > sure; });
         for (auto row = rows.begin(); row != open; ++row) scratch.chosen.push_back({*row, INF});
         rows.erase(rows.begin(), open);
     }

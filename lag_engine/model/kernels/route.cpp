@@ -17,8 +17,10 @@ namespace {
 constexpr int64_t MANY_TOKENS = 9;
 constexpr int64_t SCORE_ELEMENTS = 1 << 20;  // of the compact scores at one time: 4 MiB
 
-const Router& router_of(const Call& call, const Router* routers, int64_t t) {
-    return routers[call.router_of ? call.router_of[t] : 0];
+// Returns a token's router; null where it has none.
+const Router* router_of(const Call& call, const Router* routers, int64_t t) {
+    const int32_t index = call.router_of ? call.router_of[t] : 0;
+    return index < 0 ? nullptr : routers + index;
 }
 
 void retrieve_token(
@@ -60,7 +62,9 @@ Chosen retrieve(
 #pragma omp for schedule(dynamic, 4)
             for (int64_t i = 0; i < n; ++i) {
                 const int64_t t = first + i;
-                retrieve_token(stack, tokens, t, router_of(call, routers, t), &compact[i * stack.n],
+                const Router* router = router_of(call, routers, t);
+                if (!router) continue;
+                retrieve_token(stack, tokens, t, *router, &compact[i * stack.n],
                                bound_of(stack, tokens, t, precision), scratch);
                 chosen[t] = scratch.chosen;
             }
@@ -139,10 +143,12 @@ void update(
         for (int64_t r = 0; r < stack.rank; ++r) coefficients.push_back(of[r] * weight);
     };
     for (int64_t t = 0; t < tokens.n; ++t) {
+        const Router* router = router_of(call, routers, t);
+        if (!router) continue;
         const int64_t at = t * call.width;
         const float* of = z.data() + first[t] * stack.rank;
-        const Decision decision{stack, router_of(call, routers, t), chosen[t], tokens.tolerance(t),
-                                of, call.rows + at, call.scores + at, call.weights + at};
+        const Decision decision{stack, *router, chosen[t], tokens.tolerance(t), of,
+                                call.rows + at, call.scores + at, call.weights + at};
         if (decision.router.kind == ARROW) {
             decision.mix();
             for (size_t i = 0; i < chosen[t].size(); ++i)

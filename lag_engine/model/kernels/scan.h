@@ -51,6 +51,7 @@ void score_rows(
     const Element* line, int64_t stride, const float* scales, const Input* x, int64_t x_stride,
     int64_t n_tokens, int64_t width, float* out, int64_t out_stride) {
     int64_t t = 0;
+    touch(line, ROWS * stride);
     const Input* columns[TILE_COLUMNS];
     float* places[TILE_COLUMNS];
     for (; t + TILE_COLUMNS <= n_tokens; t += TILE_COLUMNS) {
@@ -60,11 +61,12 @@ void score_rows(
         }
         score_tile<ROWS, TILE_COLUMNS>(line, stride, columns, width, scales, places);
     }
-    for (; t < n_tokens; ++t) {
-        columns[0] = x + t * x_stride;
-        places[0] = out + t * out_stride;
-        score_tile<ROWS, 1>(line, stride, columns, width, scales, places);
+    for (int c = 0; t + c < n_tokens; ++c) {
+        columns[c] = x + (t + c) * x_stride;
+        places[c] = out + (t + c) * out_stride;
     }
+    if (n_tokens - t == 2) score_tile<ROWS, 2>(line, stride, columns, width, scales, places);
+    if (n_tokens - t == 1) score_tile<ROWS, 1>(line, stride, columns, width, scales, places);
 }
 
 // Fills out (n_tokens, stride) with the scores of rows [from, to).

@@ -19,6 +19,8 @@ from lag_engine.routing.choice import Update
 from lag_engine.routing.routers import LAG, Arrow
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from lag_engine.model.kernels.stacks import CompiledStack
@@ -41,7 +43,7 @@ class CompiledSlot:
         self.stack = stack
         self.width = width_of(router, stack.n)
         self.struct = _struct(router, stack.n, allowed)
-        self._allowed = allowed
+        self._allowed = allowed  # its memory is pointed to
         self._address = ctypes.pointer(self.struct)
 
     def update(self, x: Tensor) -> Update | None:
@@ -49,6 +51,15 @@ class CompiledSlot:
         if not takes(x):
             return None
         return call(self.stack, self._address, None, x, self.width)
+
+    def together(self, others: Sequence[CompiledSlot], owners: Tensor, x: Tensor) -> Update | None:
+        """Returns the update of tokens that go their own ways over one stack; see `Fused`."""
+        if not takes(x):
+            return None
+        slots = [self, *others]
+        routers = (RouterStruct * len(slots))(*(slot.struct for slot in slots))
+        address = ctypes.cast(routers, ctypes.POINTER(RouterStruct))
+        return call(self.stack, address, owners, x, max(slot.width for slot in slots))
 
 
 def takes(x: Tensor) -> bool:
@@ -81,7 +92,7 @@ def call(
     Args:
         stack: the module's adapters.
         routers: one, or an array of them.
-        router_of: the router of each token, (T,) int32; None where all have the first.
+        router_of: the router of each token, -1 for none, (T,) int32; None where all have the first.
         x: inputs; (T, D_in).
         width: the most adapters that a token can have.
     """

@@ -48,7 +48,7 @@ struct Call {
     const void* x;  // (n_tokens, d_in)
     int32_t x_element, n_threads;
     int64_t n_tokens, width;     // columns of rows, scores and weights
-    const int32_t* router_of;    // (n_tokens,), or null where all have the first
+    const int32_t* router_of;    // (n_tokens,), -1 for none; null where all have the first
     int64_t* rows;               // (n_tokens, width)
     float* scores;               // (n_tokens, width)
     float* weights;              // (n_tokens, width)

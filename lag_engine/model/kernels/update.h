@@ -35,32 +35,35 @@ struct Pairs {
     int64_t n_groups() const { return (int64_t)groups.size() - 1; }
 };
 
-// z[pair] = A* x for the pairs of one group.
-template <class Element, int ROWS>
+// z[pair] = A* x of COLUMNS pairs from place i of the order on, for rows [first, first + ROWS);
+// fetches those of the adapter that comes next.
+template <int ROWS, int COLUMNS, class Element>
+void project_tile(
+    const Stack& stack, const Tokens& tokens, const Pairs& pairs, const Element* A,
+    const Element* next, int64_t first, int64_t i, float* z) {
+    const Element *lines[ROWS], *lines_ahead[ROWS];
+    const float* columns[COLUMNS];
+    float found[ROWS * COLUMNS];
+    for (int r = 0; r < ROWS; ++r) {
+        lines[r] = A + (first + r) * stack.d_in;
+        lines_ahead[r] = next + (first + r) * stack.d_in;
+    }
+    for (int c = 0; c < COLUMNS; ++c) columns[c] = tokens.line(pairs.token[pairs.order[i + c]]);
+    dots<ROWS, COLUMNS>(lines, columns, stack.d_in, found, lines_ahead);
+    for (int c = 0; c < COLUMNS; ++c)
+        for (int r = 0; r < ROWS; ++r)
+            z[pairs.order[i + c] * stack.rank + first + r] = found[r * COLUMNS + c];
+}
+
+template <int ROWS, class Element>
 void project_rows(
-    const Stack& stack, const Tokens& tokens, const Pairs& pairs, const Element* A, int64_t first,
-    int64_t from, int64_t to, float* z) {
-    const Element* lines[ROWS];
-    const float* columns[TILE_COLUMNS];
-    float found[ROWS * TILE_COLUMNS];
-    for (int r = 0; r < ROWS; ++r) lines[r] = A + (first + r) * stack.d_in;
-    auto put = [&](int64_t i, int n) {
-        for (int c = 0; c < n; ++c)
-            for (int r = 0; r < ROWS; ++r)
-                z[pairs.order[i + c] * stack.rank + first + r] = found[r * n + c];
-    };
+    const Stack& stack, const Tokens& tokens, const Pairs& pairs, const Element* A,
+    const Element* next, int64_t first, int64_t from, int64_t to, float* z) {
     int64_t i = from;
-    for (; i + TILE_COLUMNS <= to; i += TILE_COLUMNS) {
-        for (int c = 0; c < TILE_COLUMNS; ++c)
-            columns[c] = tokens.line(pairs.token[pairs.order[i + c]]);
-        dots<ROWS, TILE_COLUMNS>(lines, columns, stack.d_in, found);
-        put(i, TILE_COLUMNS);
-    }
-    for (; i < to; ++i) {
-        columns[0] = tokens.line(pairs.token[pairs.order[i]]);
-        dots<ROWS, 1>(lines, columns, stack.d_in, found);
-        put(i, 1);
-    }
+    for (; i + TILE_COLUMNS <= to; i += TILE_COLUMNS)
+        project_tile<ROWS, TILE_COLUMNS>(stack, tokens, pairs, A, next, first, i, z);
+    if (to - i == 2) project_tile<ROWS, 2>(stack, tokens, pairs, A, next, first, i, z);
+    if (to - i == 1) project_tile<ROWS, 1>(stack, tokens, pairs, A, next, first, i, z);
 }
 
 // Fills z (pairs, rank), zero beyond an adapter's own rank.
@@ -72,12 +75,13 @@ void project(
     for (int64_t g = 0; g < n_groups; ++g) {
         const int64_t from = pairs.groups[g], to = pairs.groups[g + 1];
         const int32_t row = pairs.row[pairs.order[from]];
-        const Element* A = (const Element*)stack.A[row];
+        const int32_t after = pairs.row[pairs.order[std::min<int64_t>(to, pairs.order.size() - 1)]];
+        const Element *A = (const Element*)stack.A[row], *next = (const Element*)stack.A[after];
         int64_t r = 0;
         for (; r + TILE_ROWS <= stack.ranks[row]; r += TILE_ROWS)
-            project_rows<Element, TILE_ROWS>(stack, tokens, pairs, A, r, from, to, z);
+            project_rows<TILE_ROWS>(stack, tokens, pairs, A, next, r, from, to, z);
         for (; r < stack.ranks[row]; ++r)
-            project_rows<Element, 1>(stack, tokens, pairs, A, r, from, to, z);
+            project_rows<1>(stack, tokens, pairs, A, next, r, from, to, z);
     }
 }
 

@@ -62,16 +62,38 @@ inline Floats floats(const Element* from, int64_t n) {
 }
 
 inline float sum(Floats v) {
-    typedef float Half __attribute__((vector_size(32)));
-    typedef float Quarter __attribute__((vector_size(16)));
-    Half h = load<Half>(&v) + load<Half>((const char*)&v + 32);
-    Quarter q = load<Quarter>(&h) + load<Quarter>((const char*)&h + 16);
+    const auto h = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
+                   __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+    const auto q = __builtin_shufflevector(h, h, 0, 1, 2, 3) + __builtin_shufflevector(h, h, 4, 5, 6, 7);
     return (q[0] + q[2]) + (q[1] + q[3]);
 }
 
-// out[r * COLUMNS + c] = rows[r] . columns[c], over n elements.
+// Whether any lane of a comparison holds.
+inline bool any(Integers truth) {
+#ifdef __AVX512DQ__
+    return _mm512_movepi32_mask((__m512i)truth);
+#else
+    int found = 0;
+    for (int i = 0; i < LANES; ++i) found |= truth[i];
+    return found;
+#endif
+}
+
+// Reads memory in order, once, before a tile reads it line by line: a processor foresees one stream
+// better than eight.
+template <class Element>
+inline void touch(const Element* from, int64_t n) {
+    uint32_t seen = 0;
+    for (const char *at = (const char*)from, *end = (const char*)(from + n); at < end; at += 64)
+        seen += *(const uint8_t*)at;
+    asm volatile("" ::"r"(seen));
+}
+
+// out[r * COLUMNS + c] = rows[r] . columns[c], over n elements; fetches the rows that come next.
 template <int ROWS, int COLUMNS, class Element>
-inline void dots(const Element* const* rows, const float* const* columns, int64_t n, float* out) {
+inline void dots(
+    const Element* const* rows, const float* const* columns, int64_t n, float* out,
+    const Element* const* next = nullptr) {
     Floats sums[ROWS][COLUMNS] = {};
     auto add = [&](int64_t j, auto... width) __attribute__((always_inline)) {
         Floats x[COLUMNS];
@@ -80,6 +102,7 @@ inline void dots(const Element* const* rows, const float* const* columns, int64_
 #pragma GCC unroll 8
         for (int r = 0; r < ROWS; ++r) {
             const Floats a = floats(rows[r] + j, width...);
+            if (next) __builtin_prefetch(next[r] + j);
 #pragma GCC unroll 8
             for (int c = 0; c < COLUMNS; ++c) sums[r][c] += a * x[c];
         }
