@@ -77,6 +77,19 @@ def test_requests_at_once_are_timed_against_one_after_another(program, tmp_path,
     assert "x " in capsys.readouterr().out
 
 
+def test_factors_are_read_cold_and_warm_in_each_way(program, tmp_path, capsys):
+    out = tmp_path / "report.json"
+
+    report = program("bench_memory").main(
+        [*TOY, "--retrieve-k", "1", "--tokens", "2", "--json", str(out)]
+    )
+
+    assert [row["way"] for row in report["results"]] == ["in place", "mapped", "copied"]
+    assert all(row["cold_ms"].median > 0 < row["warm_ms"].median for row in report["results"])
+    assert json.loads(out.read_text())["targets"]["cold_ms"] == 60
+    assert "cold ms/token" in capsys.readouterr().out
+
+
 def test_the_growth_exponent_is_the_power_of_a_power_law(program):
     growth_exponent = program("common").growth_exponent
 
