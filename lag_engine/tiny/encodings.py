@@ -37,6 +37,7 @@ from lag_engine.documents import (
     save_translator,
     train_translator,
 )
+from lag_engine.model.loading import TINY
 from lag_engine.tiny.encoder_cases import other_entities
 from lag_engine.tiny.shipped import (
     SEED,
@@ -54,11 +55,11 @@ LAYERS = (1, 2)  # as the shipped document adapters
 SETTINGS = PRAGSettings(learning_rate=3e-3, epochs=8, questions="alone", layers=LAYERS)
 LATENT_SETTINGS = PolyPRAGSettings(learning_rate=3e-3, epochs=16, questions="alone", layers=LAYERS)
 TRANSLATOR_SETTINGS = DyPRAGSettings(
-    learning_rate=1e-3, epochs=40, step_passages=16, questions="alone"
+    learning_rate=1e-3, epochs=20, step_passages=16, questions="alone"
 )
 """Rates and epochs were chosen on the dev documents."""
 
-TRANSLATOR_DOCUMENTS = 200
+TRANSLATOR_DOCUMENTS = 100
 TOGETHER_ROWS = 8
 ASKED = ("slot_filling", "open_qa", "entity_linking")
 """The tasks whose questions are encoded; dialogue asks as open QA does."""
@@ -148,7 +149,8 @@ class Encodings:
 
     def _library(self, name: str, encode: Callable[[AdapterLibrary], None]) -> None:
         def make(partial: Path) -> None:
-            with AdapterLibrary.create(partial, base_model=model_path()) as library:
+            library = AdapterLibrary.create(partial, base_model=model_path(), base_name=TINY)
+            with library:
                 encode(library)
 
         self._stage(name, make)
