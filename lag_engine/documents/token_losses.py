@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lag_engine.documents.training import StackedBatch
+from lag_engine.documents.batches import StackedBatch
 from lag_engine.documents.training_options import Precision
 
 

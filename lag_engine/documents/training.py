@@ -18,28 +18,15 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from lag_engine.adapters import LoraModule
+from lag_engine.documents.batches import StackedBatch
 from lag_engine.documents.stacked_lora import StackedLora, stacked
+from lag_engine.documents.token_losses import predicted
 from lag_engine.documents.training_options import Precision, TrainingOptions
 from lag_engine.errors import AdapterError
 
 __all__ = ["StackedBatch", "StackedLora", "StepLosses", "TrainingOptions", "train_stacked"]
-
-
-class StackedBatch(NamedTuple):
-    """One step's rows for G adapters, right-padded.
-
-    Attributes:
-        ids: Token ids (G, B, T).
-        weights: Loss weight of each token as a target (G, B, T).
-        silent: True where the adapter should not act (G, B, T).
-    """
-
-    ids: Tensor
-    weights: Tensor
-    silent: Tensor
 
 
 class StepLosses(NamedTuple):
@@ -184,24 +171,11 @@ def _losses(
     model: nn.Module, layers: list[StackedLora], batch: StackedBatch, precision: Precision
 ) -> tuple[Tensor, Tensor]:
     """Per adapter: weighted mean cross entropy, and the mean silence penalty over modules."""
-    device = layers[0].lora_B.device
-    batch = StackedBatch(*(part.to(device) for part in batch))
-    count, rows, length = batch.ids.shape
-    ids = batch.ids.reshape(count * rows, length)
     penalised = bool(batch.silent.any())
+    silent = batch.silent[:, :, :-1].flatten(1).float().to(layers[0].lora_B.device)
     for layer in layers:
-        layer.silent = batch.silent[:, :, :-1].reshape(count, -1).float() if penalised else None
-    with torch.autocast(ids.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-        decoder = model.get_decoder()  # type: ignore[operator]
-        hidden = decoder(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
-        weights = batch.weights.reshape(count * rows, length)[:, 1:]
-        kept = weights > 0  # (G * B, T - 1)
-        logits = model.get_output_embeddings()(hidden[kept])  # type: ignore[operator]
-    losses = cross_entropy(logits.float(), ids[:, 1:][kept], reduction="none")
-    adapter = torch.arange(count, device=ids.device).repeat_interleave(rows)  # (G * B,)
-    owner = adapter[:, None].expand_as(kept)[kept]
-    totals = losses.new_zeros(count).index_add(0, owner, losses * weights[kept])
-    tokens = totals / batch.weights[:, :, 1:].sum((1, 2)).clamp(min=1e-6)
+        layer.silent = silent if penalised else None
+    tokens = predicted(model, batch, precision).losses()
     if not penalised:
         return tokens, torch.zeros_like(tokens)
     silence = torch.stack([layer.penalty for layer in layers if layer.penalty is not None]).mean(0)

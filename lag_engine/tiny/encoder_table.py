@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from lag_engine.documents import Passage, PolyPRAGSettings, PRAGSettings
+from lag_engine.documents import DyPRAGSettings, Passage, PolyPRAGSettings, PRAGSettings
 from lag_engine.evaluation.statistics import Interval, mean_interval
 from lag_engine.model.engine import LAGEngine
 from lag_engine.tiny.encoder_cases import (
@@ -41,6 +41,7 @@ from lag_engine.tiny.encoder_trials import (
     LATENT_SETTINGS,
     PAPER_SETTINGS,
     PRAG_SETTINGS,
+    TRANSLATOR_SETTINGS,
     Encoded,
     answer,
     encode_polyprag,
@@ -51,8 +52,10 @@ from lag_engine.tiny.encoder_trials import (
 )
 
 CONTROLS = ("right", "wrong", "shuffled", "one adapter")
-DOCUMENTS, TRANSLATOR_DOCUMENTS = 40, 200
+DOCUMENTS, TRANSLATOR_DOCUMENTS = 32, 120
 FEW_LATENTS = replace(LATENT_SETTINGS, n_latents=6, top_k=3)
+TAUGHT_ON_OTHERS = replace(TRANSLATOR_SETTINGS, epochs=10)
+"""As many steps as for the few documents."""
 TOGETHER_ROWS = 8
 """Sequences in a step of the one adapter, which has many; it sees each as often as the others."""
 
@@ -142,17 +145,24 @@ class Table:
 
         self._stored(name, encode, one_of=one)
 
-    def dyprag(self, name: str, taught: Sequence[Passage], *, has_controls: bool) -> None:
+    def dyprag(
+        self,
+        name: str,
+        taught: Sequence[Passage],
+        settings: DyPRAGSettings,
+        *,
+        has_controls: bool,
+    ) -> None:
         """Adapters made by a translator that was taught on some passages."""
         with fresh_engine() as engine:
-            translator, seconds = train_dyprag(engine, taught)
+            translator, seconds = train_dyprag(engine, taught, settings)
             with generated(engine, translator, self._passages) as made:
                 row = self._right_and_wrong(engine, name, made)
                 row.encode_seconds = seconds / len(taught)
                 row.question_seconds += made.seconds
         if has_controls:
             with fresh_engine() as engine:
-                translator, _ = train_dyprag(engine, shuffled(self._cases))
+                translator, _ = train_dyprag(engine, shuffled(self._cases), settings)
                 with generated(engine, translator, self._passages) as made:
                     row.exact_match["shuffled"] = self._score(engine, made.mode, made.names)
         self._add(row)
@@ -203,9 +213,9 @@ def measure(cases: Sequence[Case], tell: Callable[[Row], None]) -> list[Row]:
     table.polyprag("Poly-PRAG, 20 latent adapters", LATENT_SETTINGS)
     table.polyprag("Poly-PRAG, 6 latent adapters", FEW_LATENTS)
     own = [case.passage for case in cases]
-    table.dyprag("DyPRAG, taught on these documents", own, has_controls=True)
+    table.dyprag("DyPRAG, taught on these", own, TRANSLATOR_SETTINGS, has_controls=True)
     others = [case.passage for case in other_cases(TRANSLATOR_DOCUMENTS)]
-    table.dyprag("DyPRAG, taught on others", others, has_controls=False)
+    table.dyprag("DyPRAG, taught on others", others, TAUGHT_ON_OTHERS, has_controls=False)
     return table.rows
 
 

@@ -101,7 +101,7 @@ def encode_polyprag(
 
 
 def train_dyprag(
-    engine: LAGEngine, passages: Sequence[Passage], settings: DyPRAGSettings = TRANSLATOR_SETTINGS
+    engine: LAGEngine, passages: Sequence[Passage], settings: DyPRAGSettings
 ) -> tuple[Translator, float]:
     """A translator that has learnt from the passages' PRAG adapters, and its seconds in all."""
     taught = replace(PRAG_SETTINGS, shared_start=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lag_engine.evaluation.statistics import Interval
 from lag_engine.tiny.encoder_cases import cases_of, other_cases, shuffled, united, wrong_of
+from lag_engine.tiny.encoder_storage import measure
 from lag_engine.tiny.encoder_table import CONTROLS, HEADINGS, Row, markdown
 from lag_engine.tiny.shipped import world_entities
 from lag_engine.tiny.world import known_world
@@ -61,3 +62,10 @@ def test_a_control_that_was_not_run_is_a_dash():
     assert line.count("–") == len(CONTROLS)  # one stands in the interval
     assert "50.0 (40.0–60.0)" in line
     assert "73,824" in line
+
+
+def test_mixtures_take_less_room_the_more_documents_share_the_latent_adapters():
+    adapters, many, few = measure(30)
+    assert adapters.ratio == 1
+    assert few.ratio > many.ratio > 1
+    assert few.one_more < 0.02 * adapters.one_more
