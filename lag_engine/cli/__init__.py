@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
+from typing import Annotated
+
 import typer
 
 from lag_engine.cli.ask import ask
-from lag_engine.cli.console import LagGroup
+from lag_engine.cli.console import LagGroup, out
 from lag_engine.cli.demo import demo
+from lag_engine.cli.doctor import doctor
 from lag_engine.cli.encode import encode
 from lag_engine.cli.evaluate import evaluate
 from lag_engine.cli.library import library_app
@@ -16,13 +20,31 @@ __all__ = ["app"]
 
 app = typer.Typer(
     cls=LagGroup,
-    help="A local model that chooses its LoRA adapters per token and per layer.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        out.print(version("lag-integrations"), highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    _: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print it and exit."),
+    ] = False,
+) -> None:
+    """A local model that chooses its LoRA adapters per token and per layer."""
+
+
 app.command()(ask)
 app.command()(demo)
+app.command()(doctor)
 app.command()(encode)
 app.command()(evaluate)
 app.command()(serve)

@@ -28,10 +28,28 @@ struct Bound {
     float scale, common;
 };
 
+constexpr int64_t GROUPS = 4 * LANES;
+
+// Returns a value that at least k of the values exceed, found fast; -infinity where that is not.
+inline float start_below(const float* values, int64_t n, int64_t k) {
+    if (k > GROUPS || n < 2 * GROUPS) return -INF;
+    Floats largest[4];  // of each of GROUPS disjoint groups
+    for (int g = 0; g < 4; ++g) largest[g] = load<Floats>(values + g * LANES);
+    for (int64_t i = GROUPS; i + GROUPS <= n; i += GROUPS)
+        for (int g = 0; g < 4; ++g) {
+            const Floats more = load<Floats>(values + i + g * LANES);
+            largest[g] = more > largest[g] ? more : largest[g];
+        }
+    float found[GROUPS];
+    std::memcpy(found, largest, sizeof found);
+    std::nth_element(found, found + k - 1, found + GROUPS, std::greater<float>());
+    return std::nextafter(found[k - 1], -INF);
+}
+
 // Returns the k-th largest of n values; -infinity where there are fewer.
 inline float kth_largest(const float* values, int64_t n, int64_t k, std::vector<float>& kept) {
     const size_t limit = 4 * k + 64;
-    float least = -INF;
+    float least = start_below(values, n, k);
     kept.clear();
     auto cut = [&] {
         std::nth_element(kept.begin(), kept.begin() + k - 1, kept.end(), std::greater<float>());

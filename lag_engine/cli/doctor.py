@@ -1,0 +1,55 @@
+"""`lag doctor`: what runs here, and why."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from lag_engine.cli.console import n_bytes_text, out
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PACKAGES = ("lag-integrations", "torch", "transformers", "peft")
+
+
+def doctor() -> None:
+    """Say what runs here: the machine, versions, and which form computes the routed updates."""
+    table = Table(show_header=False, box=None)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for label, text in _facts():
+        table.add_row(label, text)
+    out.print(table)
+
+
+def _facts() -> Iterator[tuple[str, str]]:
+    import torch
+
+    from lag_engine.model.kernels import kernel_status
+
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    yield "system", f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
+    yield "processor", f"{os.cpu_count()} cores, {n_bytes_text(memory)} of memory"
+    yield "vectors", f"PyTorch uses {torch.backends.cpu.get_cpu_capability()}"
+    yield "threads", f"{torch.get_num_threads()} (OMP_NUM_THREADS or torch.set_num_threads)"
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    yield "GPU", ", ".join(gpus) or "none that PyTorch can use"
+    yield from ((package, _version(package)) for package in PACKAGES)
+    status = kernel_status()
+    form = "the compiled operator" if status.is_ready else "plain PyTorch"
+    yield "routed updates", f"{form} on the CPU: {status.reason}"
+    if status.library is not None:
+        yield "", f"{status.library}"
+    yield "", "LAG_KERNELS=auto, cpp or torch decides; adapters on a GPU run in PyTorch"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,26 @@
+"""`lag doctor` says which form runs, and why."""
+
+from __future__ import annotations
+
+import pytest
+from typer.testing import CliRunner
+
+from lag_engine.cli import app
+from lag_engine.model.kernels import kernel_status
+
+
+@pytest.mark.parametrize("wanted", ["auto", "torch"])
+def test_doctor_says_what_computes_the_routed_updates(wanted, monkeypatch):
+    monkeypatch.setenv("LAG_KERNELS", wanted)
+    found = CliRunner().invoke(app, ["doctor"])
+    assert found.exit_code == 0
+    form = "the compiled operator" if kernel_status().is_ready else "plain PyTorch"
+    assert form in found.output
+    assert "transformers" in found.output
+
+
+def test_doctor_refuses_a_form_that_is_not_there(monkeypatch):
+    monkeypatch.setenv("LAG_KERNELS", "fast")
+    found = CliRunner().invoke(app, ["doctor"])
+    assert found.exit_code == 1
+    assert "auto, cpp, torch" in found.output
