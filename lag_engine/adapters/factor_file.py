@@ -20,6 +20,9 @@ from torch import Tensor
 # Linux refuses a private map larger than memory without it; Python names it from 3.13 on.
 _NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
 
+# After so many more the first ones may be gone from memory, and are asked for again.
+_PAGES_KEPT = os.sysconf("SC_PHYS_PAGES") // 2 if hasattr(os, "sysconf") else 1 << 20
+
 
 class FactorFile:
     """A file of factors; readable after it was unlinked, for as long as this lives.
@@ -42,6 +45,8 @@ class FactorFile:
         self._handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         weakref.finalize(self, os.close, self._handle)
         self.map = _map(self._handle)
+        self._is_asked = np.zeros(len(self.map) // mmap.PAGESIZE + 1, dtype=bool)
+        self._n_asked = 0  # pages
         self._address = torch.frombuffer(self.map, dtype=torch.uint8, count=1).data_ptr()
 
     def expect(self, factors: Tensor, rows: Tensor) -> None:
@@ -54,9 +59,11 @@ class FactorFile:
         if not len(rows) or not hasattr(mmap, "MADV_WILLNEED"):
             return
         starts, width = self._places(factors, rows)
-        for first, last in _runs(starts // mmap.PAGESIZE, (starts + width - 1) // mmap.PAGESIZE):
-            n_bytes = (last - first + 1) * mmap.PAGESIZE
-            self.map.madvise(mmap.MADV_WILLNEED, first * mmap.PAGESIZE, n_bytes)
+        first, last = starts // mmap.PAGESIZE, (starts + width - 1) // mmap.PAGESIZE
+        # Neighbours may share the pages at either end, but not the one in the middle.
+        fresh = ~(self._is_asked[(first + last) // 2] & self._is_asked[last])
+        if fresh.any():
+            self._ask(first[fresh], last[fresh])
 
     def read(self, factors: Tensor, rows: Tensor) -> Tensor:
         """Returns a copy of rows of a factor; as for `expect`; (m, ...)."""
@@ -70,6 +77,16 @@ class FactorFile:
             n_bytes = os.preadv(self._handle, [into[row]], start)
             assert n_bytes == width, f"{n_bytes} of {width} bytes were read"
         return found
+
+    def _ask(self, first: np.ndarray, last: np.ndarray) -> None:
+        if self._n_asked > _PAGES_KEPT:
+            self._is_asked[:] = False
+            self._n_asked = 0
+        for start, end in _runs(first, last):
+            n_bytes = (end + 1 - start) * mmap.PAGESIZE
+            self.map.madvise(mmap.MADV_WILLNEED, start * mmap.PAGESIZE, n_bytes)
+            self._is_asked[start : end + 1] = True
+            self._n_asked += end + 1 - start
 
     def _places(self, factors: Tensor, rows: Tensor) -> tuple[np.ndarray, int]:
         """Returns where the rows begin in the file, (m,), and how many bytes each has."""
