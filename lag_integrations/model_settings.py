@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import BaseModel, Field, model_validator
 
+from lag_engine import GenerationError
 from lag_integrations.call_settings import TraceDetail
 from lag_integrations.engines import EngineKey, get_engine, register_engine
+from lag_integrations.modes import documents_of
 
 if TYPE_CHECKING:
     from lag_engine import LAGEngine
@@ -44,6 +46,10 @@ class ModelSettings(BaseModel):
         dtype: "auto" or a torch dtype's name.
         device: "auto" or a torch device's name.
         quantization: "4bit", "8bit" or None.
+
+    Raises:
+        PlanError: there is no such mode.
+        GenerationError: a setting of the sampling is out of range.
     """
 
     accepted: ClassVar[frozenset[str]] = frozenset()
@@ -55,12 +61,12 @@ class ModelSettings(BaseModel):
     adapters: list[str] | dict[str, Any] | None = None
     routing: dict[str, Any] = Field(default_factory=dict)
     translator: str | None = None
-    max_tokens: int = 256
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int | None = None
-    repetition_penalty: float = 1.0
-    seed: int | None = None
+    max_tokens: int = Field(256, ge=1)
+    temperature: float = Field(0.0, ge=0, allow_inf_nan=False)
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int | None = Field(None, ge=1)
+    repetition_penalty: float = Field(1.0, gt=0, allow_inf_nan=False)
+    seed: int | None = Field(None, ge=0)
     stop: list[str] | None = None
     trace: TraceDetail = "summary"
     revision: str | None = None
@@ -77,6 +83,25 @@ class ModelSettings(BaseModel):
             hint = f"did you mean {' or '.join(close)}?" if close else "it has no effect"
             warnings.warn(f"{cls.__name__} has no argument `{name}`: {hint}", stacklevel=4)
         return values
+
+    @model_validator(mode="after")
+    def _refuse_settings_out_of_range(self) -> Self:
+        """What every call would refuse is refused before a model is loaded."""
+        documents_of(self.mode)
+        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.max_tokens < 1:
+            raise GenerationError(
+                "Expected a temperature of at least 0, a top_p in (0, 1] and max_tokens of at "
+                "least 1",
+                f"found temperature={self.temperature!r}, top_p={self.top_p!r}, "
+                f"max_tokens={self.max_tokens!r}",
+                "Correct it, or leave it out",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_mode(self) -> Self:
+        documents_of(self.mode)  # no such mode is said here, and not at the first call
+        return self
 
     @classmethod
     def from_engine(cls, engine: LAGEngine, *, name: str, **arguments: Any) -> Self:
