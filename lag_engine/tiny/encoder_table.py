@@ -113,7 +113,7 @@ class Table:
 
     def __init__(self, cases: Sequence[Case], tell: Callable[[Row], None]) -> None:
         self.rows: list[Row] = []
-        self._cases = cases
+        self.cases = cases
         self._passages = [case.passage for case in cases]
         self._tell = tell
 
@@ -121,7 +121,7 @@ class Table:
         """The model alone."""
         with fresh_engine() as engine:
             engine.generate("warm", plan="base", max_new_tokens=1)
-            found = answer(engine, self._cases, "base", None)
+            found = answer(engine, self.cases, "base", None)
         row = Row(
             "no adapter", {"right": mean_interval(found.scores)}, question_seconds=found.seconds
         )
@@ -162,7 +162,7 @@ class Table:
                 row.question_seconds += made.seconds
         if has_controls:
             with fresh_engine() as engine:
-                translator, _ = train_dyprag(engine, shuffled(self._cases), settings)
+                translator, _ = train_dyprag(engine, shuffled(self.cases), settings)
                 with generated(engine, translator, self._passages) as made:
                     row.exact_match["shuffled"] = self._score(engine, made.mode, made.names)
         self._add(row)
@@ -178,18 +178,18 @@ class Table:
             row = self._right_and_wrong(engine, name, encode(engine, self._passages))
         if one_of is not None:
             with fresh_engine() as engine:
-                made = encode(engine, shuffled(self._cases))
+                made = encode(engine, shuffled(self.cases))
                 row.exact_match["shuffled"] = self._score(engine, made.mode, made.names)
             with fresh_engine() as engine:
                 together = replace(one_of, batch_size=TOGETHER_ROWS)
-                one = encode_prag(engine, [united(self._cases)], together).names
-                names = one * len(self._cases)
+                one = encode_prag(engine, [united(self.cases)], together).names
+                names = one * len(self.cases)
                 row.exact_match["one adapter"] = self._score(engine, "prag", names)
         self._add(row)
 
     def _right_and_wrong(self, engine: LAGEngine, name: str, made: Encoded) -> Row:
-        right = answer(engine, self._cases, made.mode, made.names)
-        others = [made.names[place] for place in wrong_of(self._cases)]
+        right = answer(engine, self.cases, made.mode, made.names)
+        others = [made.names[place] for place in wrong_of(self.cases)]
         scores = {
             "right": mean_interval(right.scores),
             "wrong": self._score(engine, made.mode, others),
@@ -197,26 +197,31 @@ class Table:
         return Row(name, scores, made.n_bytes, made.shared_bytes, made.seconds, right.seconds)
 
     def _score(self, engine: LAGEngine, mode: str, names: Sequence[str]) -> Interval:
-        return mean_interval(answer(engine, self._cases, mode, names).scores)
+        return mean_interval(answer(engine, self.cases, mode, names).scores)
 
     def _add(self, row: Row) -> None:
         self.rows.append(row)
         self._tell(row)
 
 
-def measure(cases: Sequence[Case], tell: Callable[[Row], None]) -> list[Row]:
-    """Measures every method on some documents."""
-    table = Table(cases, tell)
-    table.base()
-    table.prag("PRAG, the paper's sequences", PAPER_SETTINGS, has_controls=False)
-    table.prag("PRAG, questions alone", PRAG_SETTINGS)
-    table.polyprag("Poly-PRAG, 20 latent adapters", LATENT_SETTINGS)
-    table.polyprag("Poly-PRAG, 6 latent adapters", FEW_LATENTS)
-    own = [case.passage for case in cases]
-    table.dyprag("DyPRAG, taught on these", own, TRANSLATOR_SETTINGS, has_controls=True)
+def methods(table: Table) -> dict[str, Callable[[], None]]:
+    """What can be measured, by name."""
+    own = [case.passage for case in table.cases]
     others = [case.passage for case in other_cases(TRANSLATOR_DOCUMENTS)]
-    table.dyprag("DyPRAG, taught on others", others, TAUGHT_ON_OTHERS, has_controls=False)
-    return table.rows
+    of_these = "DyPRAG, taught on these"
+    return {
+        "base": table.base,
+        "prag-paper": lambda: table.prag(
+            "PRAG, the paper's sequences", PAPER_SETTINGS, has_controls=False
+        ),
+        "prag": lambda: table.prag("PRAG, questions alone", PRAG_SETTINGS),
+        "polyprag-20": lambda: table.polyprag("Poly-PRAG, 20 latent adapters", LATENT_SETTINGS),
+        "polyprag-6": lambda: table.polyprag("Poly-PRAG, 6 latent adapters", FEW_LATENTS),
+        "dyprag": lambda: table.dyprag(of_these, own, TRANSLATOR_SETTINGS, has_controls=True),
+        "dyprag-others": lambda: table.dyprag(
+            "DyPRAG, taught on others", others, TAUGHT_ON_OTHERS, has_controls=False
+        ),
+    }
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -236,13 +241,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--split", choices=("dev", "eval"), default="eval")
     parser.add_argument("--documents", type=int, default=DOCUMENTS)
+    parser.add_argument(
+        "--method",
+        action="append",
+        metavar="NAME",
+        help="base, prag-paper, prag, polyprag-20, polyprag-6, dyprag, dyprag-others; repeatable",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--markdown", type=Path, metavar="FILE")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     cases = cases_of(arguments.split, arguments.documents)
     console = Console(width=150, highlight=False)
-    rows = measure(cases, lambda row: console.print(" | ".join(row.cells())))
+    table = Table(cases, lambda row: console.print(" | ".join(row.cells())))
+    for name, run in methods(table).items():
+        if not arguments.method or name in arguments.method:
+            run()
+    rows = table.rows
     report: dict[str, Any] = {
         "split": arguments.split,
         "documents": len(cases),
