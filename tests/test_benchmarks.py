@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import math
 import sys
@@ -88,6 +89,22 @@ def test_factors_are_read_cold_and_warm_in_each_way(program, tmp_path, capsys):
     assert all(row["cold_ms"].median > 0 < row["warm_ms"].median for row in report["results"])
     assert json.loads(out.read_text())["targets"]["cold_ms"] == 60
     assert "cold ms/token" in capsys.readouterr().out
+
+
+def test_an_index_that_reads_more_finds_more(program, tmp_path, capsys):
+    out = tmp_path / "report.json"
+
+    report = program("bench_index").main(
+        ["--modules", "1", "--adapters", "80", "--questions", "3", "--json", str(out)]
+    )
+
+    lists = [row for row in report["results"] if row["index"].startswith("lists")]
+    assert {row["library"] for row in lists} == {"trained", "mixed pairs (synthetic)"}
+    for few, many in itertools.pairwise(lists):
+        assert few["adapters"] != many["adapters"] or few["share"] < many["share"]
+    assert all(0 <= row["recall"] <= 1 for row in report["results"])
+    assert json.loads(out.read_text())["settings"]["questions"] == 3
+    assert "recall" in capsys.readouterr().out
 
 
 def test_the_growth_exponent_is_the_power_of_a_power_law(program):
