@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 
 import pytest
 from typer.testing import CliRunner
@@ -40,6 +41,10 @@ def names(path):
 
 def test_help_names_every_command(lag):
     assert all(name in lag("--help").stdout for name in ("ask", "demo", "library"))
+
+
+def test_the_version_is_the_packages(lag):
+    assert lag("--version").stdout.strip() == version("lag-integrations")
 
 
 def test_create_and_add_make_a_library(library):

@@ -36,7 +36,9 @@ def _print_version(is_asked: bool) -> None:
 def main(
     _: Annotated[
         bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Print it and exit."),
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print it and exit."
+        ),
     ] = False,
 ) -> None:
     """A local model that chooses its LoRA adapters per token and per layer."""

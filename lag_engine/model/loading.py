@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import os
 from pathlib import Path
@@ -204,7 +205,9 @@ def _not_loadable(what: str, source: str, error: Exception) -> ModelError:
     is_folder = Path(source).is_dir()
     is_offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
     action = "Check the files of the folder" if is_folder else "Check the id, and access to the hub"
-    if is_offline and not is_folder:
+    if difflib.get_close_matches(source, [TINY]):
+        action = f"Did you mean '{TINY}', the model that ships with the package?"
+    elif is_offline and not is_folder:
         action = "Unset HF_HUB_OFFLINE or download the model first, or pass a model folder"
     first_line = str(error).strip().splitlines()[0] if str(error).strip() else ""
     return ModelError(

@@ -100,7 +100,7 @@ class ReplyBuilder:
             calls=known,
             think=think,
             is_thinking=is_thinking,
-            skips_space=is_guided and self._keeps_space,
+            skips_space=self._keeps_space and (is_guided or is_conversation(prompt)),
             hidden_ids=self._special_ids - shown_ids if shown_ids else None,
         )
         guide = self._guide(asked, reply)

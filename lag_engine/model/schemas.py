@@ -11,6 +11,12 @@ KNOWN_FORMATS = frozenset(
 MOST = 2**53 - 1
 """The largest integer that every JSON reader takes exactly (RFC 8259, section 6)."""
 
+FRACTION = 1e-9
+"""Numbers are multiples of it: nine digits after the point, and no exponent."""
+
+_BOUNDS = frozenset(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"))
+_CHOSEN = frozenset(("enum", "const", "multipleOf"))
+
 _MERGING = ("allOf", "anyOf", "oneOf", "$ref")
 _SCHEMAS = ("items", "additionalProperties", "not", "if", "then", "else", "contains")
 _LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
@@ -23,7 +29,8 @@ def prepared(schema: Mapping[str, Any]) -> dict[str, Any]:
     - An object that lists its properties and does not say what others may come has no others: a
       small model would go on inventing them. Where parts of an object's schema are merged (`allOf`,
       or a reference beside properties) all are left as they are.
-    - An integer without bounds is at most `MOST`, so that its digits come to an end.
+    - An integer or number without bounds is at most `MOST`, and a number has at most nine digits
+      after the point, so that its digits come to an end.
     - OpenAPI's `nullable` becomes JSON schema's own null.
     - A `format` outside JSON schema's own is an annotation by its rules, and is dropped.
     """
@@ -47,16 +54,23 @@ def _prepare(node: Any, closes: bool) -> Any:
             schema[key] = {name: _prepare(part, closes) for name, part in schema[key].items()}
     if "format" in schema and schema["format"] not in KNOWN_FORMATS:
         del schema["format"]
-    if _is_unbounded_integer(schema):
-        schema |= {"minimum": -MOST, "maximum": MOST}
+    if schema.get("type") in ("integer", "number") and not _CHOSEN & set(schema):
+        schema = _ending(schema)
     if closes and _is_open_object(schema):
         schema["additionalProperties"] = False
     return _with_null(schema) if schema.pop("nullable", False) is True else schema
 
 
-def _is_unbounded_integer(schema: Mapping[str, Any]) -> bool:
-    bounds = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "enum", "const"}
-    return schema.get("type") == "integer" and not bounds & set(schema)
+def _ending(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """An integer's or number's schema under which its digits come to an end."""
+    ending = dict(schema)
+    given = [abs(schema[key]) for key in _BOUNDS & set(schema)]
+    if not given:
+        ending |= {"minimum": -MOST, "maximum": MOST}
+    # Between bounds that are finer than a fraction there may be no multiple of it.
+    if schema["type"] == "number" and not any(0 < bound < 1 for bound in given):
+        ending["multipleOf"] = FRACTION
+    return ending
 
 
 def _is_open_object(schema: Mapping[str, Any]) -> bool:

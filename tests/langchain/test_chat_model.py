@@ -8,6 +8,7 @@ from langchain_core.caches import InMemoryCache
 from langchain_core.load import dumps
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import RunnableLambda
+from pydantic import ValidationError
 
 from lag_engine import GenerationError, Plan, PlanError
 from lag_integrations.langchain import LAGChatModel
@@ -260,3 +261,27 @@ def test_a_name_cannot_be_registered_for_two_engines(llm, engine):
     LAGChatModel.from_engine(engine, name="scripted")
     with pytest.raises(ModelError, match="Another one is registered"):
         LAGChatModel.from_engine(type(engine)(), name="scripted")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"temperature": -0.1},
+        {"temperature": float("nan")},
+        {"top_p": 0.0},
+        {"top_p": 1.5},
+        {"top_k": 0},
+        {"max_tokens": 0},
+        {"repetition_penalty": 0.0},
+        {"seed": -1},
+    ],
+)
+def test_a_setting_out_of_range_is_told_when_the_model_is_made(settings):
+    (name,) = settings
+    with pytest.raises(ValidationError, match=name):
+        LAGChatModel(**settings)
+
+
+def test_an_unknown_mode_is_told_when_the_model_is_made():
+    with pytest.raises(PlanError, match="rag\\+prag\\+lag"):
+        LAGChatModel(mode="rag+lga")

@@ -137,3 +137,8 @@ def test_lag_tiny_names_the_shipped_model_and_brings_its_library(folder, tmp_pat
     with LAGEngine.from_pretrained("lag-tiny", device="cpu") as engine:
         assert engine.name == "lag-tiny"
         assert engine.library.path == path
+
+
+def test_a_mistyped_lag_tiny_is_told_its_name(offline):
+    with pytest.raises(ModelError, match="Did you mean 'lag-tiny'"):
+        LAGEngine.from_pretrained("lag-tinny")

@@ -271,6 +271,10 @@ OPTIONAL = {
         ({"type": "integer", "minimum": 3, "maximum": 12}, 12, True),
         ({"type": "integer", "minimum": 3, "maximum": 12}, 13, False),
         ({"type": "integer"}, -(2**53 - 1), True),
+        ({"type": "number"}, -3.25, True),
+        ({"type": "number"}, 3.3333333333333335, False),  # nor digits after the point
+        ({"type": "number", "minimum": 0, "maximum": 10}, 3.3333333333333335, False),
+        ({"type": "number", "exclusiveMinimum": 0, "maximum": 0.5}, 0.3333333333333333, True),
         ({"type": "integer"}, 2**60, False),  # a small model would write digits for ever
         ({"type": "number", "multipleOf": 0.5}, 1.5, True),
         ({"type": "number", "multipleOf": 0.5}, 1.3, False),

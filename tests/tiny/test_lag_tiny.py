@@ -79,3 +79,15 @@ def test_routing_finds_most_of_what_the_oracle_is_told(score):
 
 def test_a_document_in_the_prompt_is_read(score):
     assert score["rag+lag"] > 0.7
+
+
+def test_an_answer_in_a_conversation_begins_without_the_tokenizers_space(engine):
+    question = "Question: Who founded Garnet Chemicals?"
+    asked = [{"role": "user", "content": question}]
+    answer = engine.generate(asked, plan="base", max_new_tokens=8)
+    written = engine.tokenizer.decode(answer.token_ids, skip_special_tokens=True)
+    assert written == f" {answer.text}"
+    pieces = list(engine.stream(asked, plan="base", max_new_tokens=8))
+    assert "".join(piece.text for piece in pieces) == answer.text
+    raw = engine.generate(engine.tokenize_messages(asked), plan="base", max_new_tokens=8)
+    assert raw.text == written
