@@ -98,6 +98,7 @@ def execute(notebook: NotebookNode) -> NotebookNode:
         client = NotebookClient(
             fresh,
             timeout=PATIENCE,
+            startup_timeout=PATIENCE,
             kernel_name="python3",
             extra_arguments=["--log-level=ERROR"],  # it warns of its own local socket
             resources={"metadata": {"path": folder}},

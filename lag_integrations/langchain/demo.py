@@ -21,9 +21,8 @@ from langchain_core.runnables import Runnable
 from rich.console import Console
 from rich.progress import Progress
 
-from lag_engine import tiny
+from lag_engine import tiny, write_heat_map
 from lag_integrations.chroma import open_client
-from lag_integrations.heat_map import write_heat_map
 from lag_integrations.langchain.chat_model import LAGChatModel
 from lag_integrations.langchain.chroma import index_documents, open_collection
 from lag_integrations.langchain.demo_report import print_answers, print_scores

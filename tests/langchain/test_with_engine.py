@@ -11,9 +11,8 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.prompts import ChatPromptTemplate
 
-from lag_engine import LAGEngine
+from lag_engine import LAGEngine, write_heat_map
 from lag_integrations.engines import EngineKey, get_engine, release_engine
-from lag_integrations.heat_map import write_heat_map
 from lag_integrations.langchain import (
     LAGLLM,
     LAGChatModel,
