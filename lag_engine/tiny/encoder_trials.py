@@ -33,9 +33,14 @@ T = TypeVar("T")
 BATCH = 40
 MAX_NEW_TOKENS = 24
 
-PRAG_SETTINGS = PRAGSettings(learning_rate=3e-3, epochs=8, questions="alone")
-PAPER_SETTINGS = PRAGSettings(learning_rate=3e-3, epochs=8)
-LATENT_SETTINGS = PolyPRAGSettings(learning_rate=3e-3, epochs=16, questions="alone")
+TARGETS = ("gate_proj", "up_proj")
+"""Without down_proj: its updates reach the base's copy heads, and at these rates upset them."""
+
+PRAG_SETTINGS = PRAGSettings(learning_rate=3e-3, epochs=8, targets=TARGETS, questions="alone")
+PAPER_SETTINGS = replace(PRAG_SETTINGS, questions="after text")
+LATENT_SETTINGS = PolyPRAGSettings(
+    learning_rate=3e-3, epochs=16, targets=TARGETS, questions="alone"
+)
 TRANSLATOR_SETTINGS = DyPRAGSettings(
     learning_rate=1e-3, epochs=40, step_passages=16, questions="alone"
 )
