@@ -28,16 +28,15 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from lag_engine.adapters import AdapterLibrary
 from lag_engine.documents import (
     PRAG,
-    DyPRAGSettings,
     Passage,
     PolyPRAG,
-    PolyPRAGSettings,
     PRAGSettings,
     QuestionAnswer,
     save_translator,
     train_translator,
 )
 from lag_engine.model.loading import TINY
+from lag_engine.tiny import encoder_trials
 from lag_engine.tiny.encoder_cases import other_entities
 from lag_engine.tiny.shipped import (
     SEED,
@@ -52,12 +51,9 @@ from lag_engine.tiny.tasks import ask
 from lag_engine.tiny.world import KINDS, Entity, Split
 
 LAYERS = (1, 2)  # as the shipped document adapters
-SETTINGS = PRAGSettings(learning_rate=3e-3, epochs=8, questions="alone", layers=LAYERS)
-LATENT_SETTINGS = PolyPRAGSettings(learning_rate=3e-3, epochs=16, questions="alone", layers=LAYERS)
-TRANSLATOR_SETTINGS = DyPRAGSettings(
-    learning_rate=1e-3, epochs=20, step_passages=16, questions="alone"
-)
-"""Rates and epochs were chosen on the dev documents."""
+SETTINGS = replace(encoder_trials.PRAG_SETTINGS, layers=LAYERS)
+LATENT_SETTINGS = replace(encoder_trials.LATENT_SETTINGS, layers=LAYERS)
+TRANSLATOR_SETTINGS = replace(encoder_trials.TRANSLATOR_SETTINGS, epochs=20)
 
 TRANSLATOR_DOCUMENTS = 100
 TOGETHER_ROWS = 8
