@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from lag_engine import AdapterLibrary, LAGEngine, tiny
 from lag_engine.evaluation import BM25Retriever, Experiment, Settings, grid
 from lag_engine.evaluation.score_book import ScoreBook
-from lag_engine.tiny.shipped import ASSETS
+from lag_engine.tiny.shipped import ASSETS, TOOL_ADAPTER
 from lag_engine.tiny.suite import tiny_suite
 from lag_engine.tiny.tasks import TASKS
 
@@ -49,7 +49,7 @@ def test_everything_shipped_travels_in_at_most_40_megabytes():
 def test_the_library_is_whole_and_holds_every_task_and_document():
     with AdapterLibrary.open(tiny.library_path(), read_only=True) as library:
         library.verify()
-        assert {info.name for info in library.list("task")} == set(TASKS)
+        assert {info.name for info in library.list("task")} == {*TASKS, TOOL_ADAPTER}
         documents = {info.name: info.document_id for info in library.list("knowledge")}
     assert documents == {d.adapter: d.id for d in tiny.documents()}
     assert len(documents) >= 200
