@@ -24,31 +24,11 @@ def program(monkeypatch):
     for name in {
         "common",
         "opening",
-        "bench_decode",
         "bench_library",
         "bench_concurrent",
         "bench_encode",
     } - before:
         sys.modules.pop(name, None)
-
-
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-def test_decode_and_prefill_are_timed_for_each_variant(program, tmp_path, capsys):
-    out = tmp_path / "report.json"
-    sizes = ["--prompt", "12", "--tokens", "3", "--rounds", "2"]
-
-    report = program("bench_decode").main([*TOY, *sizes, "--peft", "--json", str(out)])
-
-    rows = {row["variant"]: row for row in report["results"]}
-    assert list(rows) == ["base", "lag", "peft"]
-    assert rows["base"]["decode_ratio"].median == rows["base"]["prefill_ratio"].median == 1
-    assert all(
-        row["decode_ms"].median > 0 and row["prefill_ms"].median > 0 for row in rows.values()
-    )
-    written = json.loads(out.read_text())
-    assert [row["variant"] for row in written["results"]] == list(rows)
-    assert written["settings"]["prompt"] == 12
-    assert "torch" in capsys.readouterr().out
 
 
 def test_a_library_is_filled_and_opened(program, tmp_path, capsys):

@@ -9,6 +9,7 @@ Exact strings count, in values as in texts.
 
 from __future__ import annotations
 
+import argparse
 import random
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -122,9 +123,13 @@ def _case(maker: CaseMaker, kind: CaseKind) -> Case:
 
 
 def main() -> None:
-    """Asks the shipped model the evaluation side's cases under every system, and prints shares."""
+    """Asks the shipped model the evaluation side's cases under the named systems, or all."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("systems", nargs="*", metavar="SYSTEM", help=", ".join(SYSTEMS))
+    named = parser.parse_args().systems or SYSTEMS
     with LAGEngine.from_pretrained("lag-tiny") as engine:
-        evaluate_tools(engine, tool_cases(engine.tokenizer, "eval"), tell=Console().print)
+        cases = tool_cases(engine.tokenizer, "eval")
+        evaluate_tools(engine, cases, {n: SYSTEMS[n] for n in named}, tell=Console().print)
 
 
 if __name__ == "__main__":

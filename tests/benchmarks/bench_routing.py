@@ -1,7 +1,6 @@
 """Decode and prefill under routing against the same model without it, row by row with its target.
 
-Forward passes alone, one after another in one process, base and variant in turns. Writes the table
-and the share of each part as markdown (`--report`), the numbers as JSON and growth as a picture.
+Forward passes alone, one after another in one process, base and variant in turns.
 """
 
 from __future__ import annotations
