@@ -183,8 +183,6 @@ async def test_a_react_agent_uses_the_query_engine_as_its_tool(domains, make_llm
 async def test_a_function_agent_on_the_shipped_model_gets_the_documents_answer(
     domains, tiny_llm, memory
 ):
-    if not tiny_llm.metadata.is_function_calling_model:
-        pytest.skip("the shipped model's template has no tools yet")
     llm: LAGLLM = tiny_llm.with_changes(max_tokens=64)
     agent = FunctionAgent(tools=domains, llm=llm, initial_tool_choice="world")
     response = await agent.run(QUESTION.prompt, memory=memory, max_iterations=4)
