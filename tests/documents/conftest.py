@@ -54,6 +54,16 @@ def pico(build_pico) -> Pico:
     return build_pico()
 
 
+@pytest.fixture(scope="session")
+def model(tmp_path_factory, build_pico):
+    """The folder of a pico model and its tokenizer."""
+    path = tmp_path_factory.mktemp("model") / "pico"
+    pico = build_pico()
+    pico.model.save_pretrained(path)
+    pico.tokenizer.save_pretrained(path)
+    return path
+
+
 @pytest.fixture
 def library(tmp_path, pico):
     with AdapterLibrary.create(

@@ -19,15 +19,6 @@ from lag_engine.cli import app
 SUBJECTS = ("Rosa Sinclair", "Ada Brandt", "Jonas Valdez", "Amber Wager")
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory, build_pico):
-    path = tmp_path_factory.mktemp("model") / "pico"
-    pico = build_pico()
-    pico.model.save_pretrained(path)
-    pico.tokenizer.save_pretrained(path)
-    return path
-
-
 @pytest.fixture
 def folder(tmp_path):
     root = tmp_path / "docs"
