@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from lag_engine import GenerationError
 from lag_integrations.call_settings import TraceDetail
 from lag_integrations.engines import EngineKey, get_engine, register_engine
 from lag_integrations.modes import documents_of
@@ -49,7 +48,7 @@ class ModelSettings(BaseModel):
 
     Raises:
         PlanError: there is no such mode.
-        GenerationError: a setting of the sampling is out of range.
+        pydantic.ValidationError: a setting is out of range.
     """
 
     accepted: ClassVar[frozenset[str]] = frozenset()
@@ -83,20 +82,6 @@ class ModelSettings(BaseModel):
             hint = f"did you mean {' or '.join(close)}?" if close else "it has no effect"
             warnings.warn(f"{cls.__name__} has no argument `{name}`: {hint}", stacklevel=4)
         return values
-
-    @model_validator(mode="after")
-    def _refuse_settings_out_of_range(self) -> Self:
-        """What every call would refuse is refused before a model is loaded."""
-        documents_of(self.mode)
-        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.max_tokens < 1:
-            raise GenerationError(
-                "Expected a temperature of at least 0, a top_p in (0, 1] and max_tokens of at "
-                "least 1",
-                f"found temperature={self.temperature!r}, top_p={self.top_p!r}, "
-                f"max_tokens={self.max_tokens!r}",
-                "Correct it, or leave it out",
-            )
-        return self
 
     @model_validator(mode="after")
     def _check_mode(self) -> Self:

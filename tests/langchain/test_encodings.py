@@ -7,7 +7,7 @@ from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.prompts import ChatPromptTemplate, PromptTemplate
 
-from lag_engine import AdapterFormatError, GenerationError, PlanError
+from lag_engine import AdapterFormatError, PlanError
 from lag_integrations.engines import release_engine
 from lag_integrations.langchain import (
     LAGLLM,
@@ -168,12 +168,3 @@ def test_without_passages_or_a_translator_there_is_an_error(llm, tmp_path):
 def test_a_translator_of_another_folder_may_be_named(llm, encoded):
     elsewhere = llm.with_mode("dyprag", translator=str(encoded.library / "translator"))
     assert applied(ask(elsewhere, [document(1)])) == APPLIED["dyprag"]
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [{"mode": "prga"}, {"temperature": -1.0}, {"top_p": 0.0}, {"max_tokens": 0}],
-)
-def test_what_no_call_could_use_is_refused_before_a_model_is_loaded(wrong):
-    with pytest.raises((PlanError, GenerationError), match="Expected"):
-        LAGChatModel(model="no-such-model", **wrong)

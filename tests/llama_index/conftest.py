@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import threading
@@ -20,6 +21,16 @@ from lag_integrations.llama_index import LAGLLM, LocalEmbedding
 from lag_integrations.llama_index.chroma import open_vector_store
 
 pytest.register_assert_rewrite("tests.llama_index.conformance")
+
+
+@pytest.fixture(scope="package", autouse=True)
+def event_loop_of_the_thread():
+    """LlamaIndex's synchronous calls make a loop where there is none, and never close it."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield
+    asyncio.set_event_loop(None)
+    loop.close()
 
 
 class ScriptedTrace:

@@ -2,12 +2,10 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-import textwrap
 
 import pytest
 from llama_index.core.llms import ChatMessage, LLMMetadata
 
-import lag_integrations.llama_index
 from lag_engine import GenerationError, Guide, LagError, ModelError, Plan, PlanError, tiny
 from lag_integrations.engines import loaded_engine
 from lag_integrations.llama_index import LAGLLM
@@ -254,9 +252,3 @@ async def test_concurrent_requests_with_mixed_plans_equal_those_one_after_anothe
     alone = [tiny_llm.chat(ASK, **plan).message.content for plan in plans]
     together = await asyncio.gather(*(tiny_llm.achat(ASK, **plan) for plan in plans))
     assert [response.message.content for response in together] == alone
-
-
-def test_the_example_of_the_package_runs(capsys):
-    example = textwrap.dedent(lag_integrations.llama_index.__doc__.split("\n", 2)[2])
-    exec(example, {})
-    assert "doc-rosa-sinclair" in capsys.readouterr().out

@@ -88,7 +88,7 @@ def test_answers_improve_from_stock_to_rag_lag_and_prag_lag(n_right):
 def test_answers_come_from_the_document_not_from_anywhere(n_right, name):
     right = n_right(name, retriever=Handed(is_right=True))
     wrong = n_right(name, retriever=Handed(is_right=False))
-    assert right >= 0.8 * len(QUESTIONS)
+    assert right >= 0.7 * len(QUESTIONS)
     assert wrong <= 0.3 * len(QUESTIONS)
 
 
