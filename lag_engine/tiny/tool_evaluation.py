@@ -73,8 +73,11 @@ def evaluate_tools(
     results = {}
     for name, plan in systems.items():
         results[name] = measure_tools(cases, answer_cases(engine, cases, plan))
-        shown = {k: f"{100 * v['score']:.1f} %" for k, v in results[name].items()}
-        tell(f"{name}: " + ", ".join(f"{k} {v}" for k, v in shown.items()))
+        shown = {
+            k: f"{100 * v['score']:.1f} ({100 * v['low']:.1f}-{100 * v['high']:.1f})"
+            for k, v in results[name].items()
+        }
+        tell(f"{name}, %: " + ", ".join(f"{k} {v}" for k, v in shown.items()))
     return results
 
 
