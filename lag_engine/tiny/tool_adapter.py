@@ -30,7 +30,7 @@ from lag_engine.tiny.tool_rows import ToolRow, ToolRows, padded_rows
 
 RANK = 16
 ALPHA = 32.0
-STEPS = 2400
+STEPS = 1500
 PEAK_LR = 2.5e-3
 ROWS, FOREIGN_ROWS, KNOWN_ROWS = 16, 12, 3
 PLAIN_SHARE = 0.35
