@@ -76,11 +76,11 @@ def build(work: Path, output: Path, *, base_steps: int = STEPS, seed: int = SEED
     narrow = work / "narrow"
     narrow.mkdir(parents=True, exist_ok=True)
     _stage(
-        narrow / "model" / "model.safetensors",
-        lambda: train_base(narrow / "model", seed=seed, steps=base_steps),
+        narrow / BASE_MODEL / "model.safetensors",
+        lambda: train_base(narrow / BASE_MODEL, seed=seed, steps=base_steps),
     )
-    base = LlamaForCausalLM.from_pretrained(narrow / "model", dtype=torch.float32)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(narrow / "model")
+    base = LlamaForCausalLM.from_pretrained(narrow / BASE_MODEL, dtype=torch.float32)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(narrow / BASE_MODEL)
     _stage(
         work / "embedder" / "modules.json",
         lambda: train_embedder(
@@ -93,14 +93,14 @@ def build(work: Path, output: Path, *, base_steps: int = STEPS, seed: int = SEED
     build_task_adapters(narrow / "adapters" / "tasks", base, tokenizer, seed=seed)
     build_document_adapters(narrow / "adapters" / "documents", base, tokenizer, seed=seed)
     _stage(
-        work / "model" / "model.safetensors",
-        lambda: build_copy_heads(work / "model", base, tokenizer, seed=seed),
+        work / BASE_MODEL / "model.safetensors",
+        lambda: build_copy_heads(work / BASE_MODEL, base, tokenizer, seed=seed),
     )
     _stage(work / "adapters", lambda: widen_adapters(narrow / "adapters", work / "adapters"))
     _stage(work / "library", lambda: build_library(work / "library", work))
-    model = LlamaForCausalLM.from_pretrained(work / "model", dtype=torch.float32)
+    model = LlamaForCausalLM.from_pretrained(work / BASE_MODEL, dtype=torch.float32)
     build_tool_adapter(work, model, tokenizer, seed=seed)
-    for part in ("model", "embedder", "adapters", "library"):
+    for part in (BASE_MODEL, "embedder", "adapters", "library"):
         shutil.rmtree(output / part, ignore_errors=True)
         shutil.copytree(work / part, output / part, ignore=shutil.ignore_patterns(*TRANSIENT))
 
@@ -188,7 +188,7 @@ def build_library(path: Path, work: Path, *, split: DocumentSplit = "eval") -> N
         for document in documents(split)
     ]
     with AdapterLibrary.create(
-        path, base_model=work / "model", base_name=BASE_MODEL, dtype="float16"
+        path, base_model=work / BASE_MODEL, base_name=BASE_MODEL, dtype="float16"
     ) as library:
         library.add_many(sources)
 

@@ -62,8 +62,8 @@ class TinyQuestion:
 
 
 def model_path() -> Path:
-    """The folder of the shipped model ``lag-tiny``."""
-    return _part("model")
+    """The folder of the shipped model ``lag-tiny``; adapters that PEFT trains on it note its name."""
+    return _part("lag-tiny")
 
 
 def library_path() -> Path:

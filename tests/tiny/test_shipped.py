@@ -7,8 +7,11 @@ import sys
 from collections import Counter
 
 import pytest
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 
 import lag_engine.tiny as tiny
+from lag_engine.adapters import AdapterLibrary
 from lag_engine.errors import ModelError
 from lag_engine.tiny import shipped
 from lag_engine.tiny.tasks import TASKS
@@ -16,7 +19,7 @@ from lag_engine.tiny.world import KINDS, RELATIONS, is_evaluation_name, known_wo
 
 SPLITS = ("eval", "dev")
 PARTS = {
-    "model": tiny.model_path,
+    "lag-tiny": tiny.model_path,
     "library": tiny.library_path,
     "adapters": tiny.adapters_path,
     "embedder": tiny.embedder_path,
@@ -146,3 +149,14 @@ def test_documents_and_questions_cost_no_torch():
         "sys.exit(bool({'torch', 'transformers', 'tokenizers'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_adapter_that_peft_trained_on_the_shipped_model_joins_its_library(tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(tiny.model_path())
+    config = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    get_peft_model(model, config).save_pretrained(tmp_path / "mine")
+    library = AdapterLibrary.create(
+        tmp_path / "library", base_model=tiny.model_path(), base_name="lag-tiny"
+    )
+    with library:
+        assert library.add(tmp_path / "mine").name == "mine"
