@@ -151,6 +151,7 @@ def test_documents_and_questions_cost_no_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 def test_an_adapter_that_peft_trained_on_the_shipped_model_joins_its_library(tmp_path):
     model = AutoModelForCausalLM.from_pretrained(tiny.model_path())
     config = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
