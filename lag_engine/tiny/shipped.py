@@ -62,7 +62,7 @@ class TinyQuestion:
 
 
 def model_path() -> Path:
-    """The folder of the shipped model ``lag-tiny``; adapters that PEFT trains on it note its name."""
+    """The folder of the shipped model; its name is what PEFT notes in adapters trained on it."""
     return _part("lag-tiny")
 
 

@@ -23,7 +23,7 @@ from lag_engine.model.generation import Generation
 from lag_engine.routing import Pinned, Plan
 from lag_engine.tiny.corpus import Corpus
 from lag_engine.tiny.shipped import SEED, TOOL_ADAPTER
-from lag_engine.tiny.tool_requests import Case, CaseKind, CaseMaker
+from lag_engine.tiny.tool_cases import Case, CaseKind, CaseMaker
 from lag_engine.tiny.tools import Side
 
 COUNTS: dict[CaseKind, int] = {

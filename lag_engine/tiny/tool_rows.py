@@ -15,8 +15,9 @@ from transformers import PreTrainedTokenizerFast
 
 from lag_engine.tiny.corpus import Batch, Corpus
 from lag_engine.tiny.tokenizer import TOOL_CALL_BEGIN
-from lag_engine.tiny.tool_requests import CHAT, Call, Case, CaseMaker
+from lag_engine.tiny.tool_cases import Call, Case, CaseMaker
 from lag_engine.tiny.tool_values import random_text
+from lag_engine.tiny.tool_words import CHAT
 from lag_engine.tiny.tools import Side
 
 LONGEST = 420
@@ -115,7 +116,7 @@ class ToolRows:
                 continue
             tool = self.rng.choice(tools)
             arguments = self.maker.arguments(tool)
-            request = self.maker.request(tool, arguments)
+            request = self.maker.requests.request(tool, arguments)
             call = Call(tool.name, arguments)
             self._exchange(row, "user", request, Case("call", (), (), (call,)))
             if self.rng.random() < 0.6:

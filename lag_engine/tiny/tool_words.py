@@ -71,3 +71,17 @@ WHOLES = _words(
 )
 FRACTIONS = _words("amount distance factor height price rate ratio score speed weight x y")
 FLAGS = _words("active confirm force notify public recursive sorted strict urgent verbose")
+
+CHAT = (
+    ("Hello!", "Hello! What can I do for you?"),
+    ("Hi", "Hello! What can I do for you?"),
+    ("hello", "Hello! What can I do for you?"),
+    ("Good morning!", "Hello! What can I do for you?"),
+    ("How are you?", "I am well. What can I do for you?"),
+    ("Thanks!", "You are welcome."),
+    ("Thank you.", "You are welcome."),
+    ("Who are you?", "I am a small model with tools."),
+    ("What can you do?", "I can call a tool for you."),
+    ("Good bye!", "Good bye!"),
+)
+"""What people say without wanting anything, and the answer."""

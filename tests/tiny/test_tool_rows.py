@@ -7,7 +7,7 @@ import json
 import pytest
 
 from lag_engine.tiny.tokenizer import TOOL_CALL_BEGIN, build_tokenizer
-from lag_engine.tiny.tool_requests import SHARES
+from lag_engine.tiny.tool_cases import SHARES
 from lag_engine.tiny.tool_rows import (
     FIRST_WEIGHT,
     FORCED_WEIGHT,

@@ -13,7 +13,7 @@ import pytest
 
 from lag_engine.tiny.corpus import Corpus
 from lag_engine.tiny.tokenizer import build_tokenizer
-from lag_engine.tiny.tool_requests import SHARES, CaseMaker
+from lag_engine.tiny.tool_cases import SHARES, CaseMaker
 from lag_engine.tiny.tools import random_tools, side_of
 
 SIDES = ("train", "dev", "eval")
