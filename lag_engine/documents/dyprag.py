@@ -37,6 +37,10 @@ class DyPRAG:
         allow_other_base: Accept a translator of a model of another name, if modules and widths are
             the same.
 
+    Attributes:
+        translator: On the engine's device.
+        fingerprint: A hash of the translator.
+
     Raises:
         AdapterMismatchError: The translator was trained on another base model.
     """
@@ -48,6 +52,7 @@ class DyPRAG:
         self, engine: LAGEngine, translator: Translator, *, allow_other_base: bool = False
     ) -> None:
         self._engine = engine
+        self.fingerprint = translator.fingerprint
         self.translator = engine.lend(lambda model: translator.to(next(model.parameters()).device))
         engine.lend(lambda model: translator.shape.check(model, allow_other_base=allow_other_base))
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -122,6 +124,14 @@ class Translator(nn.Module):
         for kind, start in (starts or {}).items():
             last: Any = nets[kind]["A"][-1]  # type: ignore[index]
             last.bias.data.copy_(start.flatten())
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of what it is made for and of its weights."""
+        hashed = hashlib.sha256(json.dumps(asdict(self.shape), sort_keys=True).encode())
+        for name, tensor in self.state_dict().items():
+            hashed.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+        return hashed.hexdigest()
 
     def forward(self, hidden: Tensor) -> dict[str, ModuleFactors]:
         """Returns the factors of each module.

@@ -26,7 +26,13 @@ DEPTH = 5
 
 
 class AdapterMaker(Protocol):
-    """Supplies adapters of passages while questions are asked, as `DyPRAG` does."""
+    """Supplies adapters of passages while questions are asked, as `DyPRAG` does.
+
+    Attributes:
+        fingerprint: equal only for makers that supply the same adapters.
+    """
+
+    fingerprint: str
 
     def generated(self, passages: Sequence[Passage]) -> AbstractContextManager[tuple[str, ...]]:
         """Holds the passages' adapters; gives their names, passage by passage."""

@@ -217,6 +217,7 @@ class Experiment:
                 "dtype": str(model.dtype),
             },
             "library": library_account(self._engine.library),
+            "encodings": {name: maker.fingerprint for name, maker in self._makers.items()},
             "settings": asdict(self.settings),
             "documents": len(self.suite.documents),
         }

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from lag_engine import AdapterLibrary, EvaluationError, read_peft
@@ -59,3 +61,25 @@ def test_a_document_without_an_adapter_is_told(engine, second):
 def test_a_library_without_knowledge_adapters_is_refused(engine, second):
     with pytest.raises(EvaluationError, match="knowledge adapters"):
         BorrowedAdapters(engine, second({}))
+
+
+def test_a_library_that_was_swapped_does_not_go_on_in_the_same_file(
+    engine, experiment, second, tmp_path
+):
+    path = second({"d0": "doc-1", "d1": "doc-2", "d2": "doc-0"})
+
+    def run(system):
+        made = experiment(
+            [system],
+            makers={"shuffled": BorrowedAdapters(engine, path)},
+            settings=Settings(max_new_tokens=1),
+        )
+        return made.run(tmp_path / "results.jsonl", progress=False)
+
+    first = run(System("prag", encoding="shuffled"))
+    assert len(run(System("oracle", encoding="shuffled")).systems) == 2
+    shutil.rmtree(path)
+    second({"d0": "doc-2", "d1": "doc-0", "d2": "doc-1"})
+    with pytest.raises(EvaluationError, match="another encodings"):
+        run(System("prag", encoding="shuffled"))
+    assert first.about["encodings"]["shuffled"]

@@ -192,6 +192,8 @@ def test_adapters_are_made_while_questions_are_asked(run, engine, on_disk, suite
     class Maker:
         """Gives each passage the adapter on disk."""
 
+        fingerprint = "those on disk"
+
         @contextmanager
         def generated(self, passages):
             asked.append([passage.id for passage in passages])
