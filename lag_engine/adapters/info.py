@@ -98,14 +98,19 @@ class AdapterSource:
         Raises:
             LibraryError: it is no mapping, or holds what JSON cannot.
         """
-        try:
-            return json.dumps(dict(self.metadata or {}), allow_nan=False, sort_keys=True)
-        except (TypeError, ValueError) as error:
-            raise LibraryError(
-                "Expected metadata that JSON can hold",
-                f"found: {error}",
-                "pass a dict of strings, numbers, booleans, lists and dicts",
-            ) from error
+        return metadata_json(self.metadata or {})
+
+
+def metadata_json(metadata: Mapping[str, Any]) -> str:
+    """Returns the owner's notes as they are stored; raises LibraryError if JSON cannot hold them."""
+    try:
+        return json.dumps(dict(metadata), allow_nan=False, sort_keys=True, separators=(",", ":"))
+    except (TypeError, ValueError) as error:
+        raise LibraryError(
+            "Expected metadata that JSON can hold",
+            f"found: {error}",
+            "pass a dict of strings, numbers, booleans, lists and dicts",
+        ) from error
 
 
 def checked_name(name: str) -> str:

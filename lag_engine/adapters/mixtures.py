@@ -6,7 +6,6 @@ manifest: no factors, so that its size does not depend on the model's widths.
 
 from __future__ import annotations
 
-import json
 import math
 import struct
 import zlib
@@ -14,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lag_engine.adapters.info import checked_name
+from lag_engine.adapters.info import checked_name, metadata_json
 from lag_engine.errors import LibraryCorruptError, LibraryError
 
 MAX_LATENTS = 256
@@ -46,15 +45,7 @@ class MixtureSource:
 
     def metadata_json(self) -> str:
         """Returns the metadata as JSON; raises LibraryError for what JSON cannot hold."""
-        try:
-            told = dict(self.metadata)
-            return json.dumps(told, allow_nan=False, sort_keys=True, separators=(",", ":"))
-        except (TypeError, ValueError) as error:
-            raise LibraryError(
-                "Expected metadata that JSON can hold",
-                f"found: {error}",
-                "pass a dict of strings, numbers, booleans, lists and dicts",
-            ) from error
+        return metadata_json(self.metadata)
 
 
 class LatentTable:

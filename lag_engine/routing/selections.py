@@ -51,67 +51,44 @@ class Routed:
 
 
 @dataclass(frozen=True)
-class Pinned:
-    """The same adapters at every position, their weighted updates summed exactly.
+class _Named:
+    """What is applied by name at every position, each with a weight.
 
     Args:
-        adapters: one name, names of weight 1, or a finite weight for each name.
+        weights: one name, names of weight 1, or a finite weight for each name.
 
     Raises:
-        PlanError: no adapter, the same name twice, or a weight that is not finite.
+        PlanError: no name, the same name twice, or a weight that is not finite.
     """
 
     items: tuple[tuple[str, float], ...]
     """(name, weight), sorted by name: the sum does not depend on the order of writing."""
-
-    def __init__(self, adapters: Weights) -> None:
-        object.__setattr__(self, "items", _sorted_items(adapters))
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The pinned adapters, sorted."""
-        return tuple(name for name, _ in self.items)
-
-
-@dataclass(frozen=True)
-class Latent:
-    """A sparse mix of the library's shared latent adapters (Poly-PRAG, arXiv 2511.17044).
-
-    Args:
-        weights: for each document, under its mixture's name in the library, the weight of its
-            routing vector.
-    """
-
-    items: tuple[tuple[str, float], ...]
-    """(name, weight), sorted by name."""
 
     def __init__(self, weights: Weights) -> None:
         object.__setattr__(self, "items", _sorted_items(weights))
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The documents' mixtures, sorted."""
+        """The names, sorted."""
         return tuple(name for name, _ in self.items)
 
 
-@dataclass(frozen=True)
-class Generated:
-    """Adapters made from the passage's text during the request, pinned (DyPRAG, arXiv 2503.23895).
+class Pinned(_Named):
+    """The same adapters at every position, their weighted updates summed exactly."""
 
-    Args:
-        adapters: the names they were registered under (`LAGEngine.generated`), with weights.
+
+class Latent(_Named):
+    """A sparse mix of the library's shared latent adapters (Poly-PRAG, arXiv 2511.17044).
+
+    Its names are documents' mixtures in the library, the weights those of their routing vectors.
     """
 
-    items: tuple[tuple[str, float], ...]
-    """(name, weight), sorted by name."""
 
-    def __init__(self, adapters: Weights) -> None:
-        object.__setattr__(self, "items", _sorted_items(adapters))
+class Generated(_Named):
+    """Adapters made from the passage's text during the request, pinned (DyPRAG, arXiv 2503.23895).
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The generated adapters, sorted."""
-        return tuple(name for name, _ in self.items)
+    Its names are those they were registered under (`LAGEngine.generated`).
+    """
 
 
 Selection = Routed | Pinned | Latent | Generated
