@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -352,3 +356,62 @@ def encoded(on_disk, tmp_path_factory) -> OnDisk:
         )
         save_translator(translator, path / DyPRAG.FOLDER)
     return OnDisk(on_disk.model, on_disk.adapters, path)
+
+
+class KillableLines:
+    """Runs actions under a line tracer; one that should die does so in a forked child.
+
+    Args:
+        files: how the names of the files end whose lines count.
+    """
+
+    def __init__(self, *files: str) -> None:
+        self._files = files
+
+    def count(self, action: Callable[[], object]) -> int:
+        """How many lines of the files the action runs."""
+        return self._run(action, kill_at=-1)
+
+    def kill(self, action: Callable[[], object], line: int) -> bool:
+        """Kills the action (`kill -9`) at its given line; False if it ended before that."""
+        with warnings.catch_warnings():
+            # Newer Pythons warn of any fork beside threads; the child uses none of them.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                self._run(action, kill_at=line)
+                code = 0
+            finally:
+                os._exit(code)
+        status = os.waitpid(child, 0)[1]
+        assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "the action itself failed"
+        return os.WIFSIGNALED(status)
+
+    def _run(self, action: Callable[[], object], kill_at: int) -> int:
+        n_lines = 0
+
+        def trace(frame, event, _):
+            nonlocal n_lines
+            if not frame.f_code.co_filename.endswith(self._files):
+                return None
+            if event == "line":
+                n_lines += 1
+                if n_lines == kill_at:
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            action()
+        finally:
+            sys.settrace(before)
+        return n_lines
+
+
+@pytest.fixture(scope="session")
+def killable_lines() -> type[KillableLines]:
+    """Makes what runs actions that are killed at a line of some files."""
+    return KillableLines

@@ -10,8 +10,6 @@ import os
 import random
 import shutil
 import signal
-import sys
-import warnings
 
 import pytest
 import torch
@@ -55,47 +53,6 @@ def passage(name, *, weight=1.0):
     return MixtureSource(name, {MODULE: {"latent-0": weight, "latent-1": 0.5}}, name)
 
 
-def run_in_child(action) -> int:
-    """Runs the action in a forked child; returns how the child ended."""
-    with warnings.catch_warnings():
-        # Newer Pythons warn of any fork beside threads; the child uses none of them.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        child = os.fork()
-    if child == 0:
-        try:
-            action()
-        finally:
-            os._exit(0)
-    return os.waitpid(child, 0)[1]
-
-
-def killing_tracer(kill_at: int):
-    """Counts executed lines of the files that touch the disk; kills the process at one of them."""
-    n_lines = 0
-
-    def trace(frame, event, _):
-        nonlocal n_lines
-        if not frame.f_code.co_filename.endswith(DISK):
-            return None
-        if event == "line":
-            n_lines += 1
-            if n_lines == kill_at:
-                os.kill(os.getpid(), signal.SIGKILL)
-        return trace
-
-    return trace, lambda: n_lines
-
-
-def count_lines(action) -> int:
-    trace, count = killing_tracer(-1)
-    sys.settrace(trace)
-    try:
-        action()
-    finally:
-        sys.settrace(None)
-    return count()
-
-
 def build(path, make_adapter) -> None:
     with AdapterLibrary.create(path, base_model=None) as library:
         for i in range(3):
@@ -129,7 +86,9 @@ LATENT_KINDS = ["mix", "renew latents", "remove mixture"]
 
 
 @pytest.mark.parametrize("kind", [*KINDS, *LATENT_KINDS])
-def test_a_kill_at_any_line_leaves_the_state_before_or_after(tmp_path, make_adapter, kind):
+def test_a_kill_at_any_line_leaves_the_state_before_or_after(
+    tmp_path, make_adapter, killable_lines, kind
+):
     def change(path):
         with AdapterLibrary.open(path) as library:
             change_of(kind, library, make_adapter)
@@ -137,7 +96,8 @@ def test_a_kill_at_any_line_leaves_the_state_before_or_after(tmp_path, make_adap
     build(tmp_path / "whole", make_adapter)
     shutil.copytree(tmp_path / "whole", tmp_path / "template")
     before = outcome(tmp_path / "whole")
-    n_lines = count_lines(lambda: change(tmp_path / "whole"))
+    lines = killable_lines(*DISK)
+    n_lines = lines.count(lambda: change(tmp_path / "whole"))
     after = outcome(tmp_path / "whole")
     assert n_lines > 50
 
@@ -145,13 +105,7 @@ def test_a_kill_at_any_line_leaves_the_state_before_or_after(tmp_path, make_adap
     for point in sorted(points):
         path = tmp_path / f"killed-{point}"
         shutil.copytree(tmp_path / "template", path)
-        trace, _ = killing_tracer(point)
-
-        def doomed(path=path, trace=trace):
-            sys.settrace(trace)
-            change(path)
-
-        assert os.WTERMSIG(run_in_child(doomed)) == signal.SIGKILL
+        assert lines.kill(lambda path=path: change(path), point)
         assert outcome(path) in (before, after)
         assert_clean_after_the_next_writer(path)
         with AdapterLibrary.open(path) as library:
@@ -166,7 +120,7 @@ def assert_clean_after_the_next_writer(path) -> None:
 
 
 def test_a_kill_while_format_1_becomes_format_2_leaves_one_of_the_two(
-    tmp_path, make_adapter, as_format_1
+    tmp_path, make_adapter, as_format_1, killable_lines
 ):
     with AdapterLibrary.create(tmp_path / "old", base_model=None) as library:
         library.add(make_adapter(1))
@@ -176,18 +130,13 @@ def test_a_kill_while_format_1_becomes_format_2_leaves_one_of_the_two(
         AdapterLibrary.open(path).close()
 
     shutil.copytree(tmp_path / "old", tmp_path / "whole")
-    n_lines = count_lines(lambda: opened(tmp_path / "whole"))
+    lines = killable_lines(*DISK)
+    n_lines = lines.count(lambda: opened(tmp_path / "whole"))
     before = outcome(tmp_path / "whole")
     for point in random.Random(0).sample(range(1, n_lines), 12):
         path = tmp_path / f"killed-{point}"
         shutil.copytree(tmp_path / "old", path)
-        trace, _ = killing_tracer(point)
-
-        def doomed(path=path, trace=trace):
-            sys.settrace(trace)
-            opened(path)
-
-        assert os.WTERMSIG(run_in_child(doomed)) == signal.SIGKILL
+        assert lines.kill(lambda path=path: opened(path), point)
         assert outcome(path) == before
         with AdapterLibrary.open(path) as library:
             library.add_mixtures([passage("p")], latents=latents(make_adapter, 20))
@@ -232,7 +181,7 @@ def test_an_interrupt_in_the_middle_of_a_batch_changes_nothing(tmp_path, make_ad
         assert outcome(tmp_path / "x") == before
 
 
-def test_a_killed_writer_holds_no_lock(tmp_path, make_adapter):
+def test_a_killed_writer_holds_no_lock(tmp_path, make_adapter, killable_lines):
     build(tmp_path / "x", make_adapter)
 
     def doomed():
@@ -240,5 +189,5 @@ def test_a_killed_writer_holds_no_lock(tmp_path, make_adapter):
         assert library.list()
         os.kill(os.getpid(), signal.SIGKILL)
 
-    assert os.WTERMSIG(run_in_child(doomed)) == signal.SIGKILL
+    assert killable_lines().kill(doomed, -1)
     AdapterLibrary.open(tmp_path / "x").close()

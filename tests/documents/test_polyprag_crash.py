@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
-import signal
-import sys
-import warnings
 
 import pytest
 
@@ -25,35 +21,6 @@ WATCHED = (
     "writing.py",
     "library.py",
 )
-
-
-def killing_tracer(kill_at):
-    n_lines = 0
-
-    def trace(frame, event, _):
-        nonlocal n_lines
-        if not frame.f_code.co_filename.endswith(WATCHED):
-            return None
-        if event == "line":
-            n_lines += 1
-            if n_lines == kill_at:
-                os.kill(os.getpid(), signal.SIGKILL)
-        return trace
-
-    return trace, lambda: n_lines
-
-
-def killed_in_child(action, kill_at):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        child = os.fork()
-    if child == 0:
-        try:
-            sys.settrace(killing_tracer(kill_at)[0])
-            action()
-        finally:
-            os._exit(1)
-    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
 
 
 def held(path):
@@ -76,7 +43,7 @@ def encode(pico, monkeypatch):
 
 @pytest.mark.parametrize("call", ["first", "later"])
 def test_killed_anywhere_and_run_again_gives_the_undisturbed_library(
-    call, library, encode, make_passage, tmp_path
+    call, library, encode, make_passage, killable_lines, tmp_path
 ):
     library.close()
     old = [make_passage(i) for i in range(3)]
@@ -85,20 +52,16 @@ def test_killed_anywhere_and_run_again_gives_the_undisturbed_library(
         encode(library.path, old)
     before = held(library.path)
     shutil.copytree(library.path, tmp_path / "template")
-    trace, count = killing_tracer(-1)
-    sys.settrace(trace)
-    try:
-        encode(library.path, new)
-    finally:
-        sys.settrace(None)
+    lines = killable_lines(*WATCHED)
+    n_lines = lines.count(lambda: encode(library.path, new))
     after = held(library.path)
 
     random_points = random.Random(call)
     for round_ in range(6):
         path = tmp_path / f"killed-{round_}"
         shutil.copytree(tmp_path / "template", path)
-        point = random_points.randrange(1, count())
-        assert killed_in_child(lambda path=path: encode(path, new), point)
+        point = random_points.randrange(1, n_lines)
+        assert lines.kill(lambda path=path: encode(path, new), point)
         found = held(path)
         if call == "first":
             assert found in (before, after)
