@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from lag_engine.cli import encode_options as option
-from lag_engine.cli.encode_method import EncodingMethod
+from lag_engine.cli.encode_method import EncodingMethod, layers_of, targets_of
 from lag_engine.cli.encode_report import show_losses, show_report, show_translator
 from lag_engine.cli.encode_run import Source, Steps, bring_up_to_date, tell_status
 
@@ -26,6 +26,8 @@ def encode(
     questions: option.Questions = "after text",
     rank: option.Rank = 2,
     alpha: option.Alpha = 32.0,
+    targets: option.Targets = "gate_proj,up_proj,down_proj",
+    layers: option.Layers = None,
     learning_rate: option.LearningRate = 3e-4,
     epochs: option.Epochs = 2,
     batch_size: option.BatchSize = 1,
@@ -51,6 +53,8 @@ def encode(
     common = {
         "rank": rank,
         "alpha": alpha,
+        "targets": targets_of(targets),
+        "layers": layers_of(layers),
         "learning_rate": learning_rate,
         "epochs": epochs,
         "batch_size": batch_size,

@@ -86,6 +86,32 @@ class EncodingMethod:
         return kind.from_engine(engine, settings=self.settings, augment=augment, **options)
 
 
+def targets_of(text: str) -> tuple[str, ...]:
+    """NAME,...: ends of module paths; that the model has them is checked with the model."""
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    if not all(names):
+        raise DocumentError(
+            "Expected --targets to name modules, as in gate_proj,up_proj",
+            f"found {text!r}",
+            "leave it out for gate_proj, up_proj and down_proj",
+        )
+    return names
+
+
+def layers_of(text: str | None) -> tuple[int, ...] | None:
+    """NUMBER,...: layers from 0; None for all."""
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise DocumentError(
+            "Expected --layers to be numbers from 0, as in 1,2",
+            f"found {text!r}",
+            "leave it out for all layers",
+        )
+    return tuple(sorted({int(part) for part in parts}))
+
+
 def _refuse_others(name: MethodName, given: dict[str, Any]) -> None:
     others = sorted(set(given) - _OWN[name])
     if others:

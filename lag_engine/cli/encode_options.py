@@ -52,6 +52,12 @@ Questions = Annotated[
 ]
 Rank = Annotated[int, typer.Option(min=1, help="Of each adapter.")]
 Alpha = Annotated[float, typer.Option(help="An update is multiplied by alpha / rank.")]
+Targets = Annotated[
+    str, typer.Option(metavar="NAME,...", help="Ends of the paths of the modules to adapt.")
+]
+Layers = Annotated[
+    str | None, typer.Option(metavar="NUMBER,...", help="Adapt only these.  [default: all]")
+]
 LearningRate = Annotated[float, typer.Option(help="Of AdamW.")]
 Epochs = Annotated[int, typer.Option(min=1, help="Passes over a passage's sequences.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Sequences in one step.")]

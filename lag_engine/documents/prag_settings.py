@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from lag_engine.adapters.base_model import describe_base
 from lag_engine.documents.sequences import LossOn, Questions, SequenceFormat
 from lag_engine.documents.training_options import Optimizer, Precision, Schedule, TrainingOptions
 from lag_engine.errors import AdapterMismatchError, DocumentError
@@ -122,14 +123,18 @@ class PRAGSettings:
         """Full dotted paths of the modules to adapt, in the model's order.
 
         Raises:
-            AdapterMismatchError: A target is the end of no module's path.
+            AdapterMismatchError: A target is the end of no linear module's path.
         """
-        names = [name for name, _ in model.named_modules() if self._has_layer(name)]
-        for target in self.targets:
+        linears = _linears(model)
+        names = [name for name in linears if self._has_layer(name)]
+        for target in self.targets or ("",):
             if not any(_ends_with(name, target) for name in names):
+                kinds = ", ".join(sorted({name.rpartition(".")[2] for name in linears}))
+                where = f" in layers {self.layers}" if self.layers is not None else ""
                 raise AdapterMismatchError(
-                    f"Expected modules of {type(model).__name__} whose paths end in {target!r}",
-                    "found none" + (f" in layers {self.layers}" if self.layers else ""),
+                    f"Expected linear modules of {type(model).__name__} whose paths end in "
+                    f"{target!r}",
+                    f"found none{where}; its linear modules are {kinds or 'of no usable kind'}",
                     "name the ends of paths as in model.named_modules()",
                 )
         return [name for name in names if any(_ends_with(name, t) for t in self.targets)]
@@ -137,6 +142,14 @@ class PRAGSettings:
     def _has_layer(self, name: str) -> bool:
         found = _LAYER.search(name)
         return self.layers is None or (found is not None and int(found[1]) in self.layers)
+
+
+def _linears(model: nn.Module) -> list[str]:
+    """The paths of what can be adapted: GPT-2's Conv1D and the output embeddings cannot."""
+    base = describe_base(model)  # type: ignore[arg-type]
+    embeddings = getattr(model, "get_output_embeddings", lambda: None)()
+    excluded = {name for name, module in model.named_modules() if module is embeddings}
+    return [name for name in base.shapes or () if name not in excluded | base.transposed]
 
 
 def _ends_with(name: str, target: str) -> bool:

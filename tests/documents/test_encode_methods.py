@@ -102,6 +102,34 @@ def test_one_folder_may_be_encoded_by_both_and_each_has_its_status(lag, folder, 
     assert left == {"prag-2.txt#0"}, "of a text that is gone no adapter stays"
 
 
+@pytest.mark.parametrize("method", [(), MIXING])
+def test_targets_and_layers_are_chosen_and_others_make_stale(lag, tmp_path, method):
+    narrow = (*method, "--targets", "gate_proj, up_proj", "--layers", "1")
+    lag(*narrow)
+    with AdapterLibrary.open(tmp_path / "library", read_only=True) as library:
+        for info in library.list("latent" if method else "knowledge"):
+            assert info.modules == ("model.layers.1.mlp.gate_proj", "model.layers.1.mlp.up_proj")
+    assert "3 current" in lag(*narrow, "--status").stdout
+    assert "3 stale" in lag(*method, "--targets", "gate_proj,up_proj", "--status").stdout
+    assert "3 stale" in lag(*method, "--status").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--targets", "gate_proj,fc1"), ("'fc1'", "down_proj, gate_proj, k_proj, o_proj, q_proj")),
+        (("--targets", "mlp"), ("'mlp'", "gate_proj")),
+        (("--targets", "lm_head"), ("'lm_head'", "gate_proj")),
+        (("--layers", "7"), ("in layers (7,)",)),
+        (("--targets", "gate_proj,"), ("--targets", "'gate_proj,'")),
+        (("--layers", "1-2"), ("--layers", "'1-2'")),
+    ],
+)
+def test_targets_and_layers_that_the_model_lacks_are_refused_by_name(lag, arguments, words):
+    errors = " ".join(lag(*arguments, code=1).stderr.split())
+    assert all(word in errors for word in words)
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
