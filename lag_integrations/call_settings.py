@@ -10,7 +10,7 @@ from lag_integrations.generated import PassagePlan
 from lag_integrations.modes import encoding_of, pins_adapters
 
 if TYPE_CHECKING:
-    from lag_engine import Generation, LAGEngine, Plan
+    from lag_engine import LAGEngine, Plan
 
 TraceDetail = Literal["none", "summary", "full"]
 
@@ -74,21 +74,6 @@ def refuse_unknown(arguments: Mapping[str, Any], *, more: Iterable[str]) -> None
             f"found {', '.join(unknown)}",
             "Leave out what the model cannot do",
         )
-
-
-def routing_account(generation: Generation, trace: TraceDetail) -> dict[str, Any]:
-    """What was applied to an answer: its plan and, if it was recorded, who was chosen; JSON-able.
-
-    Args:
-        generation: the finished answer.
-        trace: "full" adds every decision under "trace".
-    """
-    account: dict[str, Any] = {"mode": generation.plan.mode, "plan": generation.plan.key}
-    if generation.trace is not None:
-        account.update(generation.trace.summary())
-        if trace == "full":
-            account["trace"] = generation.trace.to_dict()
-    return account
 
 
 def _plan(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lag_engine.model.reply import NOTHING, Delta, ReplySplitter
 from lag_engine.model.sampling import Sampling, TokenChooser
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from lag_engine.routing.trace import RoutingTrace
 
 FinishReason = Literal["stop", "length", "tool_calls"]
+TraceDetail = Literal["none", "summary", "full"]
+"""How much of the routing an answer tells: nothing, who was chosen how often, every decision."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,19 @@ class Generation:
     broken_tool_call: str = ""
     reasoning: str = ""
     logprobs: tuple[TokenLogprob, ...] | None = None
+
+    def account(self, detail: TraceDetail) -> dict[str, Any]:
+        """What was applied: mode and plan, and who was chosen if that was recorded; JSON-able.
+
+        Args:
+            detail: "full" adds every decision under "trace".
+        """
+        told: dict[str, Any] = {"mode": self.plan.mode, "plan": self.plan.key}
+        if self.trace is not None:
+            told.update(self.trace.summary())
+            if detail == "full":
+                told["trace"] = self.trace.to_dict()
+        return told
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from lag_engine.serving.service import Service
 
 if TYPE_CHECKING:
     from lag_engine.model.engine import LAGEngine
-    from lag_engine.serving.schemas import TraceDetail
+    from lag_engine.model.generation import TraceDetail
 
 
 def create_app(

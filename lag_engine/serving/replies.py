@@ -12,9 +12,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from lag_engine.serving import logprobs
 
 if TYPE_CHECKING:
-    from lag_engine.model.generation import Generation, StreamPiece, TokenLogprob, Usage
+    from lag_engine.model.generation import (
+        Generation,
+        StreamPiece,
+        TokenLogprob,
+        TraceDetail,
+        Usage,
+    )
     from lag_engine.model.tools import ToolCall
-    from lag_engine.serving.schemas import TraceDetail
 
 
 class Replies:
@@ -104,7 +109,7 @@ class Replies:
 
     def _ended(self, index: int, generation: Generation, choice: dict[str, Any]) -> dict[str, Any]:
         self._usages[index] = generation.usage
-        return {**choice, "lag_routing": routing(generation, self.trace)}
+        return {**choice, "lag_routing": generation.account(self.trace)}
 
     def _usage(self) -> dict[str, int]:
         prompt = sum(u.prompt_tokens for i, u in self._usages.items() if i % self.n_samples == 0)
@@ -202,16 +207,6 @@ class CompletionReplies(Replies):
         told = logprobs.completion(tokens, offset=self._offsets[index])
         self._offsets[index] += sum(len(token.text) for token in tokens or ())
         return {"index": index, "text": "", **content, "logprobs": told, "finish_reason": None}
-
-
-def routing(generation: Generation, detail: TraceDetail) -> dict[str, Any]:
-    """What was applied: always mode and plan; adapters by slot if the routing was recorded."""
-    told: dict[str, Any] = {"mode": generation.plan.mode, "plan": generation.plan.key}
-    if generation.trace is not None:
-        told.update(generation.trace.summary())
-        if detail == "full":
-            told["trace"] = generation.trace.to_dict()
-    return told
 
 
 def _tool_call(call: ToolCall) -> dict[str, Any]:

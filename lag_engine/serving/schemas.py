@@ -12,8 +12,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from lag_engine.errors import GenerationError
+from lag_engine.model.generation import TraceDetail
 
-TraceDetail = Literal["none", "summary", "full"]
 Names = str | list[str] | dict[str, float]
 Slot = Literal["task", "knowledge"]
 PositiveInt = Annotated[int, Field(ge=1)]

@@ -22,14 +22,13 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from lag_engine.model.engine import LAGEngine
-    from lag_engine.model.generation import StreamPiece
+    from lag_engine.model.generation import StreamPiece, TraceDetail
     from lag_engine.model.prompts import Prompt
     from lag_engine.serving.names import ModelNames
     from lag_engine.serving.schemas import (
         ChatRequest,
         CommonRequest,
         CompletionRequest,
-        TraceDetail,
     )
 
 UNBOUNDED = 4096

@@ -15,7 +15,7 @@ from langchain_core.messages.tool import (
 )
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
-from lag_integrations.call_settings import TraceDetail, routing_account
+from lag_integrations.call_settings import TraceDetail
 
 if TYPE_CHECKING:
     from lag_engine import Generation, StreamPiece, TokenLogprob, ToolCall
@@ -96,7 +96,7 @@ def response_metadata(
         "model_name": model,
         "model_provider": PROVIDER,
         "finish_reason": generation.finish_reason,
-        "lag_routing": routing_account(generation, trace),
+        "lag_routing": generation.account(trace),
         **({} if logprobs is None else {"logprobs": {"content": [_logprob(t) for t in logprobs]}}),
         **extra,
     }

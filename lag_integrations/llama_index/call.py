@@ -17,7 +17,6 @@ from lag_integrations.call_settings import (
     TraceDetail,
     engine_options,
     refuse_unknown,
-    routing_account,
 )
 from lag_integrations.engines import get_engine
 from lag_integrations.generated import ready
@@ -98,7 +97,7 @@ class Call:
                 "completion_tokens": usage.completion_tokens,
                 "total_tokens": usage.total_tokens,
             },
-            "lag_routing": routing_account(generation, self.trace),
+            "lag_routing": generation.account(self.trace),
         }
         if self.documents is not None:
             raw["lag_documents"] = self.documents
