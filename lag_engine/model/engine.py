@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack
 
 from lag_engine.adapters.base_model import is_same_base
 from lag_engine.adapters.library import AdapterLibrary
@@ -14,6 +14,7 @@ from lag_engine.model.requests import (
     GenerationOptions,
     RequestBuilder,
     SamplingOptions,
+    checkpoint_sampling,
     per_row,
 )
 from lag_engine.model.runtime import Runtime
@@ -32,6 +33,16 @@ if TYPE_CHECKING:
     from lag_engine.routing import Plan
 
 R = TypeVar("R")
+
+
+class EngineOptions(TypedDict, total=False):
+    """What an engine takes besides its model and library; `LAGEngine` says what each means."""
+
+    read_only: bool
+    allow_other_base: bool
+    max_batch: int
+    max_waiting: int
+    map_factors: bool
 
 
 class LAGEngine:
@@ -118,12 +129,8 @@ class LAGEngine:
         dtype: Dtype = "auto",
         quantization: Quantization | None = None,
         revision: str | None = None,
-        read_only: bool = True,
-        allow_other_base: bool = False,
         trust_remote_code: bool = False,
-        max_batch: int = 32,
-        max_waiting: int = 1024,
-        map_factors: bool = True,
+        **options: Unpack[EngineOptions],
     ) -> Self:
         """Loads a model and makes an engine of it.
 
@@ -135,12 +142,8 @@ class LAGEngine:
                 than a billion parameters in float32 on a CPU; or a torch dtype or its name.
             quantization: "4bit" or "8bit" through bitsandbytes.
             revision: of the hub id.
-            read_only: how a library given as a path is opened.
-            allow_other_base: as for the engine.
             trust_remote_code: runs model code from the checkpoint; only for sources you trust.
-            max_batch: as for the engine.
-            max_waiting: as for the engine.
-            map_factors: as for the engine.
+            **options: as for the engine.
 
         Raises:
             ModelError: the model cannot be loaded.
@@ -159,17 +162,7 @@ class LAGEngine:
             from lag_engine import tiny
 
             library = tiny.library_path()
-        return cls(
-            loaded.model,
-            loaded.tokenizer,
-            library,
-            read_only=read_only,
-            name=loaded.name,
-            allow_other_base=allow_other_base,
-            max_batch=max_batch,
-            max_waiting=max_waiting,
-            map_factors=map_factors,
-        )
+        return cls(loaded.model, loaded.tokenizer, library, name=loaded.name, **options)
 
     @property
     def context_length(self) -> int | None:
@@ -371,17 +364,7 @@ class LAGEngine:
 
     def checkpoint_sampling(self) -> SamplingOptions:
         """Returns the sampling defaults that the checkpoint brings, to pass to `generate`."""
-        config = self.model.generation_config
-        if config is None or not config.do_sample:
-            return {}
-        options: SamplingOptions = {"temperature": config.temperature or 1.0}
-        if config.top_p:
-            options["top_p"] = config.top_p
-        if config.top_k:
-            options["top_k"] = config.top_k
-        if config.repetition_penalty:
-            options["repetition_penalty"] = config.repetition_penalty
-        return options
+        return checkpoint_sampling(self.model.generation_config)
 
     def close(self) -> None:
         """Ends all requests with an error and gives the model back as it was; safe to repeat."""

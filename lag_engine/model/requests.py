@@ -15,7 +15,7 @@ from lag_engine.model.sampling import Sampling, checked_logprobs
 from lag_engine.routing import MODES, SLOTS, Generated, Pinned, Plan
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from lag_engine.adapters.library import AdapterLibrary
     from lag_engine.model.guided import Guide
@@ -197,6 +197,20 @@ def per_row(name: str, value: object, n: int) -> Sequence[Any]:
             f"Pass one `{name}` for all, or {n} of them",
         )
     return value
+
+
+def checkpoint_sampling(config: GenerationConfig | None) -> SamplingOptions:
+    """Returns the sampling defaults of a checkpoint; none if it takes the likeliest token."""
+    if config is None or not config.do_sample:
+        return {}
+    options: SamplingOptions = {"temperature": config.temperature or 1.0}
+    if config.top_p:
+        options["top_p"] = config.top_p
+    if config.top_k:
+        options["top_k"] = config.top_k
+    if config.repetition_penalty:
+        options["repetition_penalty"] = config.repetition_penalty
+    return options
 
 
 def _sampling(options: Mapping[str, Any]) -> Sampling:
