@@ -100,6 +100,7 @@ def execute(notebook: NotebookNode) -> NotebookNode:
             timeout=PATIENCE,
             startup_timeout=PATIENCE,
             kernel_name="python3",
+            coalesce_streams=True,  # when a cell flushes is a matter of the machine
             extra_arguments=["--log-level=ERROR"],  # it warns of its own local socket
             resources={"metadata": {"path": folder}},
             record_timing=False,
