@@ -11,6 +11,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # For the smaller CPU-only torch: make install PIP_FLAGS='--extra-index-url https://download.pytorch.org/whl/cpu'
 PIP_FLAGS ?=
+# Empty runs the benchmarks at their full scale, which takes an hour.
+BENCH_SCALE ?= --quick
 
 # The tests and the demo use what ships in this repository and nothing else.
 demo test bench notebooks: export HF_HUB_OFFLINE := 1
@@ -50,9 +52,9 @@ notebooks: $(STAMP) ## Run the cookbook; RUN='--write 3' keeps what notebook 3 p
 picture: demo ## Make the README's picture anew.
 	@cp demo-output/routing.png cookbook/routing.png
 
-bench: $(STAMP) ## Run the benchmark programs of tests/benchmarks and print their numbers.
+bench: $(STAMP) ## Run the benchmark programs at a small scale; BENCH_SCALE= runs them in full.
 	@shopt -s nullglob; for program in tests/benchmarks/bench_*.py; do \
-		echo "== $$program"; $(BIN)/python "$$program"; done
+		echo "== $$program"; $(BIN)/python "$$program" $(BENCH_SCALE) || exit 1; done
 
 clean: ## Remove .venv, caches and the demo's output.
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache demo-output

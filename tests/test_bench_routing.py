@@ -15,40 +15,75 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
+OURS = {path.stem for path in (Path(__file__).parent / "benchmarks").glob("*.py")}
+TOY = ["--shape", "toy", "--rounds", "2", "--prompt", "12", "--tokens", "2"]
+
+
 @pytest.fixture
 def program(monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parent / "benchmarks")
     before = set(sys.modules)
     yield importlib.import_module
-    for name in {"common", "peers", "bench_routing"} - before:
+    for name in OURS - before:
         sys.modules.pop(name, None)
 
 
 def test_every_work_is_timed_for_each_variant(program, tmp_path):
     out = tmp_path / "report.json"
-    report = program("bench_routing").main(["--quick", "--json", str(out)])
+    report = program("bench_routing").main(
+        [*TOY, "--adapters", "3", "--peers", "3", "--json", str(out)]
+    )
     rows = report["results"]
     assert {row["variant"] for row in rows} == {"base", "lag", "PEFT Arrow", "mttl-style Arrow"}
+    assert {row["work"] for row in rows} == set(program("works").WORKS)
     assert all(row["ms"].median > 0 for row in rows)
     assert len(json.loads(out.read_text())["results"]) == len(rows)
 
 
+def test_sizes_candidates_and_ranks_are_swept_and_the_growth_is_drawn(program, tmp_path):
+    plot = tmp_path / "growth.png"
+    sweep = ["--adapters", "2,5", "--retrieve-k", "1,2", "--rank", "2,4", "--modules", "all"]
+    report = program("bench_routing").main([*TOY, *sweep, "--work", "decode", "--plot", str(plot)])
+    found = {(row["adapters"], row["retrieve_k"], row["rank"]) for row in report["results"]}
+    assert found == {(n, k, rank) for n in (2, 5) for k in (1, 2) for rank in (2, 4)}
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+@torch.no_grad()
+def test_a_part_routes_over_the_first_adapters_and_repeats_the_factors_of_few_layers(
+    program, tmp_path
+):
+    libraries = program("libraries")
+    recipe = libraries.Recipe("toy", 4, layers=1, store="float32")
+    with libraries.opened(recipe, tmp_path) as library:
+        part = libraries.Part(library, recipe, 3)
+        assert set(part.modules()) == {
+            f"model.layers.{layer}.self_attn.{name}"
+            for layer in (0, 1)
+            for name in libraries.MODULES["attention"]
+        }
+        first, second = (part.stack(f"model.layers.{i}.self_attn.q_proj") for i in (0, 1))
+        assert first is second
+        assert first.names == ("adapter-0", "adapter-1", "adapter-2")
+        whole = library.stack("model.layers.0.self_attn.q_proj", "task")
+        assert torch.equal(first.arrow, whole.arrow[:3])
+        assert torch.equal(first.places.A, whole.places.A[:3])
+    assert [path.name for path in tmp_path.iterdir()] == [recipe.name]
+
+
 @torch.no_grad()
 def test_peft_with_its_factors_put_in_computes_our_arrow(program):
-    common, peers = program("common"), program("peers")
-    from lag_engine.adapters import to_spectral
-
-    model = common.build_model("toy")
-    adapters = [common.random_adapter(model, i) for i in range(5)]
-    name = next(iter(adapters[0].modules))
-    layer = peers.peft_arrow(model, adapters, 2).get_submodule(name)
+    libraries = program("libraries")
+    model = program("common").build_model("toy")
+    recipe = libraries.Recipe("toy", 5, store="float32")
     x = torch.randn(1, 3, 32, generator=torch.Generator().manual_seed(0))
-    parts = [adapter.modules[name] for adapter in adapters]
-    arrows = torch.stack([to_spectral(*part).A[0].float() for part in parts])
-    top = (x[0] @ arrows.T).abs().topk(2, dim=-1)
-    expected = model.get_submodule(name)(x)
-    for t in range(3):
-        for weight, row in zip(torch.softmax(top.values[t], -1), top.indices[t], strict=True):
-            part = parts[row]
-            expected[0, t] += weight * part.scaling * part.lora_B @ (part.lora_A @ x[0, t])
-    torch.testing.assert_close(layer(x), expected, rtol=1e-3, atol=1e-4)
+    with libraries.opened(recipe, None) as library:
+        part = libraries.Part(library, recipe, 5)
+        name = next(iter(part.modules()))
+        stack = part.stack(name)
+        found = program("peers").peft_arrow(model, part, 2).get_submodule(name)(x)
+        top = (x[0] @ stack.arrow.T).abs().topk(2, dim=-1)
+        A, B = stack.A(top.indices), stack.B(top.indices)  # (T, 2, R, D)
+    weights = torch.softmax(top.values, -1)
+    mixed = torch.einsum("tk,tkro,tkri,ti->to", weights, B, A, x[0])
+    torch.testing.assert_close(found[0], model.get_submodule(name)(x)[0] + mixed)

@@ -105,7 +105,11 @@ def _options(argv: Sequence[str] | None) -> Namespace:
     arguments.add_argument("--requests", type=int, default=32)
     arguments.add_argument("--rounds", type=int, default=5)
     arguments.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers here")
-    return arguments.parse_args(argv)
+    arguments.add_argument("--quick", action="store_true", help="fewer requests and rounds")
+    options = arguments.parse_args(argv)
+    if options.quick:
+        options.requests, options.rounds = 12, 2
+    return options
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import Spread, one_thread, open_report, write_json
+from common import Spread, counts, one_thread, open_report, write_json
 from peft import LoraConfig, get_peft_model
 from rich.table import Table
 from torch import Tensor
@@ -149,16 +149,16 @@ def _difference(ours: Deltas, theirs: Deltas) -> float:
 
 def _options(argv: Sequence[str] | None) -> Namespace:
     parser = ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--counts", type=_counts, default=[1, 8, 32, 128], metavar="G,G,...")
+    parser.add_argument("--counts", type=counts, default=[1, 8, 32, 128], metavar="G,G,...")
     parser.add_argument("--peft", type=int, default=4, help="passages that PEFT trains in a round")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers here")
-    return parser.parse_args(argv)
-
-
-def _counts(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
+    parser.add_argument("--quick", action="store_true", help="fewer passages and rounds")
+    options = parser.parse_args(argv)
+    if options.quick:
+        options.counts, options.rounds = [1, 8, 32], 2
+    return options
 
 
 if __name__ == "__main__":

@@ -159,8 +159,12 @@ def _options(argv: Sequence[str] | None) -> Namespace:
     arguments.add_argument("--adapters", type=int, default=2000, help="of the synthetic library")
     arguments.add_argument("--questions", type=int, default=50)
     arguments.add_argument("--modules", type=int, default=3, help="the first so many")
+    arguments.add_argument("--quick", action="store_true", help="one module, fewer adapters")
     arguments.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers here")
-    return arguments.parse_args(argv)
+    options = arguments.parse_args(argv)
+    if options.quick:
+        options.adapters, options.questions, options.modules = 500, 10, 1
+    return options
 
 
 if __name__ == "__main__":

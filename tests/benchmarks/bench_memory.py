@@ -12,7 +12,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from argparse import Namespace
 from collections.abc import Sequence
@@ -21,17 +20,8 @@ from typing import Any
 
 import opening
 import torch
-from common import (
-    RANK,
-    TARGETS,
-    Spread,
-    build_model,
-    one_thread,
-    open_report,
-    parser,
-    random_sources,
-    write_json,
-)
+from common import Spread, one_thread, open_report, parser, write_json
+from libraries import MODULES, Recipe, opened
 from rich.table import Table
 from torch import Tensor
 
@@ -55,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     report = {
         "program": "bench_memory",
         "machine": facts,
-        "settings": {"rank": RANK, "targets": TARGETS, **vars(options)},
+        "settings": vars(options),
         "targets": {"cold_ms": COLD_TARGET_MS, "resident_bytes": RESIDENT_TARGET_BYTES},
         "results": results,
     }
@@ -64,13 +54,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def measure(n: int, options: Namespace) -> list[dict[str, Any]]:
-    """Makes a library of n adapters; each way of reading has a process of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "library"
-        model = build_model(options.shape, device="meta")
-        with AdapterLibrary.create(path, base_model=model, dtype=options.store) as library:
-            library.add_many(random_sources(model, n), progress=False)
-        return [_in_process(path, way, n, options) for way in WAYS]
+    """Over a library of n adapters; each way of reading has a process of its own."""
+    recipe = Recipe(options.shape, n, modules=options.modules, store=options.store)
+    with opened(recipe, options.library_cache) as library:
+        return [_in_process(library.path, way, n, options) for way in WAYS]
 
 
 def _in_process(path: Path, way: str, n: int, options: Namespace) -> dict[str, Any]:
@@ -134,8 +121,8 @@ def _forget(path: Path) -> None:
 
 def _table(results: Sequence[dict[str, Any]], options: Namespace) -> Table:
     table = Table(
-        title=f"shape {options.shape}, library {options.store}, rank {RANK} on "
-        f"{', '.join(name[0] for name in TARGETS)}, K = {options.retrieve_k}; targets: cold <= "
+        title=f"shape {options.shape}, library {options.store} on {options.modules} "
+        f"linears, K = {options.retrieve_k}; targets: cold <= "
         f"{COLD_TARGET_MS} ms, resident <= arrow + {RESIDENT_TARGET_BYTES / 1e6:.0f} MB"
     )
     for heading in ("adapters", "read", "cold ms/token", "warm ms/token", "resident MB"):
@@ -155,10 +142,15 @@ def _table(results: Sequence[dict[str, Any]], options: Namespace) -> Table:
 
 
 def _options(argv: Sequence[str] | None) -> Namespace:
-    arguments = parser(__doc__, adapters=(300,))
+    arguments = parser(__doc__, adapters=(1000,))
+    arguments.add_argument("--modules", choices=MODULES, default="attention")
+    arguments.add_argument("--library-cache", type=Path, metavar="DIR", help="keep libraries here")
     arguments.add_argument("--retrieve-k", type=int, default=20, metavar="K")
     arguments.add_argument("--tokens", type=int, default=15)
-    return arguments.parse_args(argv)
+    options = arguments.parse_args(argv)
+    if options.quick:
+        options.shape, options.adapters, options.tokens = "small", [200], 5
+    return options
 
 
 if __name__ == "__main__":

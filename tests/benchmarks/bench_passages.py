@@ -30,6 +30,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Measures, prints and returns the report."""
     options = _options(argv)
     facts, console = open_report()
+    missing = [str(path) for path in (options.model, options.passages) if not path.exists()]
+    if missing:
+        console.print(f"Not run: {', '.join(missing)} is not here; --model and --passages tell.")
+        return {}
     with one_thread(), TemporaryDirectory() as folder:
         library = AdapterLibrary.create(
             Path(folder) / "library", base_model=options.model, base_name=str(options.model)
@@ -114,7 +118,11 @@ def _options(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--epochs", type=int, default=32)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers here")
-    return parser.parse_args(argv)
+    parser.add_argument("--quick", action="store_true", help="fewer passages")
+    options = parser.parse_args(argv)
+    if options.quick:
+        options.count = 8
+    return options
 
 
 if __name__ == "__main__":

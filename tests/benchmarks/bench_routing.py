@@ -1,67 +1,44 @@
 """Decode and prefill under routing against the same model without it, row by row with its target.
 
-Forward passes alone, one after another in one process, base and variant in turns.
+Forward passes alone, one after another in one process, base and variants in turns. Sizes below the
+largest are its first adapters. With --layers, fewer layers than the model's have factors of their
+own, and the others use them over again: what a step reads of arrow vectors is the same.
 """
 
 from __future__ import annotations
 
-import statistics
 import sys
-import tempfile
-import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
 from common import (
-    RANK,
     SHAPES,
     Spread,
     build_model,
     compared,
+    counts,
     growth_exponent,
     one_thread,
     open_report,
     parser,
-    random_adapter,
-    random_sources,
     write_json,
 )
+from libraries import MODULES, Part, Recipe, opened
 from peers import mttl_arrow, peft_arrow
+from plot import draw_growth
 from rich.table import Table
-from transformers import DynamicCache, LlamaForCausalLM
+from targets import MTTL, PEFT, RANK, RETRIEVE_K, target_of
+from transformers import LlamaForCausalLM
+from works import WORKS, Variant, in_turns, work_of
 
-from lag_engine import AdapterLibrary, Plan
+from lag_engine import Plan
 from lag_engine.model.bank import AdapterBank
 from lag_engine.model.kernels import kernel_status
-from lag_engine.model.surgery import install
+from lag_engine.model.surgery import Surgery, install
 
-Forward = Callable[[], float]
-"""Runs a model forward; returns the CPU seconds of one step, or of one prompt."""
-
-CONTEXT = 16
-
-
-class Target(NamedTuple):
-    """A row of the table: what is asked of it at N = 1,000 on shape S."""
-
-    work: str
-    dtype: str
-    ratio: float
-
-
-TARGETS = (
-    Target("decode", "float32", 1.20),
-    Target("decode", "bfloat16", 1.17),
-    Target("prefill", "float32", 1.30),
-    Target("prefill", "bfloat16", 1.80),
-    Target("batch of 8, one plan", "float32", 1.40),
-    Target("batch of 8, eight plans", "float32", 1.40),
-)
-TARGET_ADAPTERS, TARGET_SHAPE = 1000, "S"
+PEERS = {PEFT: peft_arrow, MTTL: mttl_arrow}
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -71,17 +48,18 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         facts, console = open_report()
         status = kernel_status()
         console.print(f"routed updates: {status.reason}", soft_wrap=True)
-        rows = [row for n in options.adapters for row in measure(n, options)]
-    lag = [row for row in rows if row["variant"] == "lag"]
-    growth = {work: _growth(lag, work) for work in ("decode", "prefill")}
-    table = _table(rows, options)
-    console.print(table)
+        model = build_model(options.shape, options.dtype)
+        rows = [row for rank in options.rank for row in _measure(model, rank, options)]
+    console.print(_table(rows, options))
+    growth = growths(rows)
     console.print(_growth_text(growth))
+    if options.plot:
+        draw_growth(rows, growth, options.plot)
     report = {
         "program": "bench_routing",
         "machine": facts,
         "kernels": status.reason.split(" by ")[0],
-        "settings": {"rank": RANK, **SHAPES[options.shape], **vars(options)},
+        "settings": {**SHAPES[options.shape], **vars(options)},
         "results": rows,
         "growth_exponents": growth,
     }
@@ -89,162 +67,143 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     return report
 
 
-def measure(n: int, options: Namespace) -> Iterator[dict[str, Any]]:
-    """Times every piece of work over n adapters, each variant against the base."""
-    model = build_model(options.shape, options.dtype)
-    peers = {}
-    if n <= options.peers:
-        adapters = [random_adapter(model, i) for i in range(n)]
-        made = {"PEFT Arrow": peft_arrow, "mttl-style Arrow": mttl_arrow}
-        peers = {name: make(model, adapters, options.retrieve_k) for name, make in made.items()}
-    works: Mapping[str, Callable[[LlamaForCausalLM], Forward]] = {
-        "decode": lambda of: _decoding(of, 1, options.tokens),
-        "prefill": lambda of: _reading(of, options.prompt),
-        "batch of 8, one plan": lambda of: _decoding(of, 8, options.tokens),
-        "batch of 8, eight plans": lambda of: _decoding(of, 8, options.tokens),
+def growths(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """How the milliseconds that each variant adds grow with the number of adapters."""
+    found = {}
+    for work, variant in dict.fromkeys((row["work"], row["variant"]) for row in rows):
+        here = [row for row in rows if (row["work"], row["variant"]) == (work, variant)]
+        if variant != "base" and len({row["rank"] for row in here}) == 1:
+            sizes = [row["adapters"] for row in here]
+            found[f"{work}, {variant}"] = growth_exponent(sizes, [row["added_ms"] for row in here])
+    return found
+
+
+def _measure(model: LlamaForCausalLM, rank: int, options: Namespace) -> Iterator[dict[str, Any]]:
+    """Times all there is to time over one library."""
+    most = max(options.library, *options.adapters)
+    recipe = Recipe(options.shape, most, rank, options.modules, options.layers, options.store)
+    with opened(recipe, options.library_cache) as library:
+        for n in options.adapters:
+            part = Part(library, recipe, n)
+            part.touch()
+            yield from _measure_part(model, part, {"adapters": n, "rank": rank}, options)
+
+
+def _measure_part(
+    model: LlamaForCausalLM, part: Part, about: Mapping[str, Any], options: Namespace
+) -> Iterator[dict[str, Any]]:
+    n = about["adapters"]
+    peers = {
+        name: PEERS[name](model, part, min(options.retrieve_k[0], n))
+        for name in options.peer
+        if n <= options.peers
     }
-    base, lag = Plan.from_mode("base"), Plan.from_mode("lag", retrieve_k=options.retrieve_k)
-    ks = range(max(1, options.retrieve_k - 4), max(1, options.retrieve_k - 4) + 8)
-    eight = [Plan.from_mode("lag", retrieve_k=k) for k in ks]
-    with _installed(model, n, options) as active:
-        for work in options.work:
-            run = works[work](model)
-            plans = eight if work.endswith("eight plans") else [lag]
-            variants = {"base": active([base], run), "lag": active(plans, run)}
-            if work in ("decode", "prefill"):
-                variants |= {name: works[work](peer) for name, peer in peers.items()}
-            yield from _rows(n, work, _times(variants, options.rounds), options)
+    with install(model, AdapterBank(part)) as surgery:
+        for k in options.retrieve_k:
+            for work in options.work:
+                variants = _variants(model, surgery, k, work, options)
+                if work in WORKS[:2]:
+                    variants |= _peer_variants(peers, work, options)
+                here = {**about, "retrieve_k": k, "work": work}
+                yield from _rows(in_turns(variants), here, options)
 
 
-@contextmanager
-def _installed(
-    model: LlamaForCausalLM, n: int, options: Namespace
-) -> Iterator[Callable[[Sequence[Plan], Forward], Forward]]:
-    """Routes the model over n random adapters; yields what runs a forward pass under plans."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "library"
-        with AdapterLibrary.create(path, base_model=model, dtype=options.store) as library:
-            library.add_many(random_sources(model, n), progress=False)
-            with install(model, AdapterBank(library)) as surgery:
+def _variants(
+    model: LlamaForCausalLM, surgery: Surgery, k: int, work: str, options: Namespace
+) -> dict[str, Variant]:
+    run = work_of(work, prompt=options.prompt, steps=options.tokens)
+    least = max(1, k - 4)
+    ks = range(least, least + 8) if work.endswith("eight plans") else [k]
+    plans = {
+        "base": [Plan.from_mode("base")],
+        "lag": [Plan.from_mode("lag", retrieve_k=each) for each in ks],
+    }
 
-                def active(plans: Sequence[Plan], run: Forward) -> Forward:
-                    def answer() -> float:
-                        with surgery.activate(plans):
-                            return run()
+    def under(name: str) -> float:
+        with surgery.activate(plans[name]):
+            return run(model)
 
-                    return answer
-
-                yield active
+    return {name: Variant(lambda name=name: under(name), options.rounds) for name in plans}
 
 
-def _decoding(model: LlamaForCausalLM, n_rows: int, n_steps: int) -> Forward:
-    @torch.inference_mode()
-    def run() -> float:
-        vocabulary = model.config.vocab_size
-        cache = DynamicCache()
-        model(torch.randint(vocabulary, (n_rows, CONTEXT)), past_key_values=cache, use_cache=True)
-        steps = [torch.randint(vocabulary, (n_rows, 1)) for _ in range(n_steps)]
-        return statistics.median(
-            [_seconds(lambda: model(ids, past_key_values=cache)) for ids in steps]  # noqa: B023
-        )
-
-    return run
-
-
-def _reading(model: LlamaForCausalLM, n_tokens: int) -> Forward:
-    @torch.inference_mode()
-    def run() -> float:
-        ids = torch.randint(model.config.vocab_size, (1, n_tokens))
-        return _seconds(lambda: model(ids, use_cache=True, logits_to_keep=1))
-
-    return run
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    before = time.thread_time()
-    work()
-    return time.thread_time() - before
-
-
-def _times(variants: Mapping[str, Forward], rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of each variant, in turns, after one that is not counted."""
-    times: dict[str, list[float]] = {name: [] for name in variants}
-    for round_index in range(rounds + 1):
-        for name, run in variants.items():
-            took = 1e3 * run()
-            if round_index:
-                times[name].append(took)
-    return times
+def _peer_variants(
+    peers: Mapping[str, LlamaForCausalLM], work: str, options: Namespace
+) -> dict[str, Variant]:
+    run = work_of(work, prompt=options.prompt, steps=min(options.tokens, options.peer_tokens))
+    rounds = min(options.rounds, options.peer_rounds)
+    return {
+        name: Variant(lambda peer=peer: run(peer), rounds, is_warmed=rounds > 2)
+        for name, peer in peers.items()
+    }
 
 
 def _rows(
-    n: int, work: str, times: Mapping[str, list[float]], options: Namespace
+    times: Mapping[str, Sequence[float]], about: Mapping[str, Any], options: Namespace
 ) -> Iterator[dict[str, Any]]:
+    base, lag = times["base"], times["lag"]
     for variant, values in times.items():
+        spread, ratio = Spread.of(values), compared(values, base)
         yield {
-            "adapters": n,
-            "dtype": options.dtype,
-            "work": work,
+            **{key: getattr(options, key) for key in ("shape", "dtype", "store", "modules")},
+            "layers": options.layers or SHAPES[options.shape]["layers"],
+            **about,
             "variant": variant,
-            "ms": Spread.of(values),
-            "ratio": compared(values, times["base"]),
-            "target": _target(n, work, options) if variant == "lag" else None,
+            "rounds": len(values),
+            "ms": spread,
+            "ratio": ratio,
+            "added_ms": spread.median * (1 - 1 / ratio.median),
+            "faster": None if variant in ("base", "lag") else compared(values, lag),
         }
 
 
-def _target(n: int, work: str, options: Namespace) -> float | None:
-    if n != TARGET_ADAPTERS or options.shape != TARGET_SHAPE or options.store != "bfloat16":
-        return None
-    found = [t.ratio for t in TARGETS if (t.work, t.dtype) == (work, options.dtype)]
-    return found[0] if found else None
-
-
-def _growth(rows: Sequence[dict[str, Any]], work: str) -> float:
-    """How the milliseconds that lag adds grow with the number of adapters."""
-    here = [row for row in rows if row["work"] == work]
-    added = [row["ms"].median * (1 - 1 / row["ratio"].median) for row in here]
-    return growth_exponent([row["adapters"] for row in here], added)
-
-
 def _growth_text(growth: Mapping[str, float]) -> str:
-    parts = [f"{work} {value:.2f}" for work, value in growth.items() if value == value]
-    return "Exponent of the time that lag adds, in N: " + (", ".join(parts) or "unknown")
+    parts = [f"{what} {value:.2f}" for what, value in growth.items() if value == value]
+    return "Exponent of the added time in N: " + ("; ".join(parts) or "unknown")
 
 
-def _table(rows: Sequence[dict[str, Any]], options: Namespace) -> Table:
+def _table(rows: Sequence[Mapping[str, Any]], options: Namespace) -> Table:
     table = Table(
-        title=f"shape {options.shape} {options.dtype}, library {options.store}, rank {RANK} on "
-        f"q,k,v,o, K = {options.retrieve_k}; median (quartiles) of {options.rounds} rounds"
+        title=f"shape {options.shape} {options.dtype}, library {options.store} on "
+        f"{options.modules} linears, factors of {rows[0]['layers']} layers; median (quartiles) "
+        f"of {options.rounds} rounds, of peers {min(options.rounds, options.peer_rounds)}"
     )
-    for heading in ("adapters", "work", "variant", "ms", "x base", "target", ""):
-        table.add_column(heading, justify="left" if heading in ("work", "variant") else "right")
+    for heading in ("N", "R", "K", "work", "variant", "ms", "x base", "slower than lag", "target"):
+        left = heading in ("work", "variant")
+        table.add_column(heading, justify="left" if left else "right")
     for row in rows:
-        target = row["target"]
-        reached = "" if target is None else "met" if row["ratio"].median <= target else "missed"
-        cells = [row["ms"].text(1), row["ratio"].text(2), "" if target is None else f"{target:.2f}"]
-        table.add_row(str(row["adapters"]), row["work"], row["variant"], *cells, reached)
+        target = target_of(row)
+        cells = [str(row[key]) for key in ("adapters", "rank", "retrieve_k", "work", "variant")]
+        cells += [row["ms"].text(1), row["ratio"].text(2)]
+        cells.append(row["faster"].text(1) if row["faster"] else "")
+        reached = target and target.is_met(target.measured(row).median)
+        cells.append(f"{target.text} {'met' if reached else 'missed'}" if target else "")
+        table.add_row(*cells)
     return table
 
 
 def _options(argv: Sequence[str] | None) -> Namespace:
     arguments = parser(__doc__, adapters=(64, 1000))
     arguments.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    arguments.add_argument("--work", type=lambda text: text.split(","), default=_works())
-    arguments.add_argument("--retrieve-k", type=int, default=20, metavar="K")
+    arguments.add_argument("--modules", choices=MODULES, default="attention")
+    arguments.add_argument("--layers", type=int, default=0, help="with own factors; 0 for all")
+    arguments.add_argument("--rank", type=counts, default=[RANK], metavar="R,R,...")
+    arguments.add_argument("--retrieve-k", type=counts, default=[RETRIEVE_K], metavar="K,K,...")
+    arguments.add_argument("--work", type=lambda text: text.split("+"), default=list(WORKS))
     arguments.add_argument("--prompt", type=int, default=256, metavar="TOKENS")
     arguments.add_argument("--tokens", type=int, default=8, help="decode steps of a round")
     arguments.add_argument("--rounds", type=int, default=5)
     arguments.add_argument("--peers", type=int, default=0, metavar="N", help="time them up to N")
-    arguments.add_argument("--quick", action="store_true", help="toy sizes, to see that it runs")
+    arguments.add_argument("--peer", choices=PEERS, nargs="+", default=list(PEERS))
+    arguments.add_argument("--peer-rounds", type=int, default=5, help="not warmed below 3")
+    arguments.add_argument("--peer-tokens", type=int, default=8, help="decode steps of a round")
+    arguments.add_argument("--library", type=int, default=0, metavar="N", help="make so many")
+    arguments.add_argument("--library-cache", type=Path, metavar="DIR", help="keep libraries here")
+    arguments.add_argument("--plot", type=Path, metavar="PNG", help="draw the growth with N")
     options = arguments.parse_args(argv)
     if options.quick:
-        options.shape, options.adapters, options.rounds = "toy", [3], 2
-        options.prompt, options.tokens, options.peers = 12, 2, 3
+        options.shape, options.adapters, options.rounds = "small", [8, 64, 512], 3
+        options.prompt, options.peers = 64, 64
     return options
-
-
-def _works() -> list[str]:
-    return list(dict.fromkeys(target.work for target in TARGETS))
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ import math
 import os
 import platform
 import statistics
-import time
+import sys
 from argparse import ArgumentParser
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -23,11 +23,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from tokenizers import Tokenizer, models
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
-
-from lag_engine import PeftAdapter
-from lag_engine.adapters import AdapterSource, LoraModule
+from transformers import LlamaConfig, LlamaForCausalLM
 
 SHAPES: dict[str, dict[str, int]] = {
     "toy": {"hidden": 32, "intermediate": 48, "layers": 2, "heads": 4, "vocabulary": 64},
@@ -44,10 +40,7 @@ SHAPES: dict[str, dict[str, int]] = {
 }
 """Llama shapes: `S` has 168M parameters, `B` is TinyLlama's."""
 
-TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
-RANK = 8
-SCALING = 2.0
-CONSOLE_WIDTH = 100
+CONSOLE_WIDTH = 120
 PACKAGES = ("lag-integrations", "torch", "transformers", "peft")
 
 
@@ -70,55 +63,9 @@ class Spread:
         return f"{self.median:.{digits}f} ({self.low:.{digits}f}-{self.high:.{digits}f})"
 
 
-@dataclass(frozen=True)
-class Variant:
-    """Something to be timed: `answer` runs `model` forward, first over a prompt, then by token."""
-
-    model: PreTrainedModel
-    answer: Callable[[], object]
-
-    def forward_seconds(self) -> list[float]:
-        """CPU seconds of each forward pass of one answer, on the thread that ran it."""
-        seconds: list[float] = []
-        before = self.model.register_forward_pre_hook(
-            lambda *_: seconds.append(-time.thread_time())
-        )
-        after = self.model.register_forward_hook(lambda *_: _add_now(seconds))
-        try:
-            self.answer()
-        finally:
-            before.remove()
-            after.remove()
-        return seconds
-
-
-@dataclass(frozen=True)
-class Times:
-    """Milliseconds of one variant: of each round's prefill, and of each round's decode steps."""
-
-    prefill: list[float]
-    decode: list[list[float]]
-
-    @property
-    def decode_medians(self) -> list[float]:
-        return [statistics.median(steps) for steps in self.decode]
-
-
-def interleaved(variants: Mapping[str, Variant], rounds: int) -> dict[str, Times]:
-    """Lets the variants answer in turns, A/B/A/B, after one answer each that is not counted."""
-    times = {name: Times([], []) for name in variants}
-    for round_index in range(rounds + 1):
-        for name, variant in variants.items():
-            prefill, *decode = (1e3 * seconds for seconds in variant.forward_seconds())
-            if round_index > 0:
-                times[name].prefill.append(prefill)
-                times[name].decode.append(decode)
-    return times
-
-
 def compared(values: Sequence[float], base: Sequence[float]) -> Spread:
-    """Ratio of the medians, with the quartiles of the ratios of the single rounds."""
-    rounds = Spread.of([value / other for value, other in zip(values, base, strict=True)])
+    """Ratio of the medians, with the quartiles of the ratios of the rounds that both ran."""
+    rounds = Spread.of([value / other for value, other in zip(values, base, strict=False)])
     ratio = statistics.median(values) / statistics.median(base)
     return Spread(ratio, min(rounds.low, ratio), max(rounds.high, ratio))
 
@@ -160,31 +107,6 @@ def same_weights(model: LlamaForCausalLM) -> LlamaForCausalLM:
     return copy.deepcopy(model, {id(weight): weight for weight in model.parameters()})
 
 
-def build_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
-    """Writes each token as its number; has no special tokens."""
-    core = Tokenizer(models.WordLevel({str(i): i for i in range(vocabulary)}, unk_token="0"))
-    return PreTrainedTokenizerFast(tokenizer_object=core, clean_up_tokenization_spaces=False)
-
-
-def random_adapter(model: LlamaForCausalLM, seed: int) -> PeftAdapter:
-    """A random LoRA of rank 8 on every q, k, v and o projection; the worst case for overlap."""
-    generator = torch.Generator().manual_seed(seed)
-    modules = {}
-    for name, module in model.named_modules():
-        if name.endswith(TARGETS):
-            lora_A = torch.randn(RANK, module.in_features, generator=generator)
-            lora_B = torch.randn(module.out_features, RANK, generator=generator)
-            scale_in, scale_out = module.in_features**-0.5, 0.1 * RANK**-0.5
-            modules[name] = LoraModule(lora_A * scale_in, lora_B * scale_out, SCALING)
-    return PeftAdapter(modules)
-
-
-def random_sources(model: LlamaForCausalLM, n: int) -> Iterator[AdapterSource]:
-    """Random adapters named for their number; seeds do not depend on n."""
-    for i in range(n):
-        yield AdapterSource(random_adapter(model, i), name=f"adapter-{i}")
-
-
 @contextmanager
 def one_thread() -> Iterator[None]:
     """One compute thread for torch, and as many as before afterwards."""
@@ -197,13 +119,14 @@ def one_thread() -> Iterator[None]:
 
 
 def parser(description: str | None, *, adapters: Sequence[int]) -> ArgumentParser:
-    """The arguments that all programs take."""
+    """The arguments that all programs over random libraries take."""
     arguments = ArgumentParser(description=(description or "").splitlines()[0])
-    arguments.add_argument("--shape", choices=SHAPES, default="small", help="of the model")
-    arguments.add_argument("--adapters", type=_counts, default=list(adapters), metavar="N,N,...")
+    arguments.add_argument("--shape", choices=SHAPES, default="S", help="of the model")
+    arguments.add_argument("--adapters", type=counts, default=list(adapters), metavar="N,N,...")
     arguments.add_argument(
-        "--store", choices=("float32", "bfloat16"), default="float32", help="dtype of the library"
+        "--store", choices=("float32", "bfloat16"), default="bfloat16", help="dtype of the library"
     )
+    arguments.add_argument("--quick", action="store_true", help="small sizes, within two minutes")
     arguments.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers here")
     return arguments
 
@@ -234,27 +157,30 @@ def open_report() -> tuple[dict[str, Any], Console]:
     return facts, console
 
 
-def growth_text(what: str, **exponents: float) -> str:
-    """A sentence on how a cost grows."""
-    known = [f"{value:.2f} ({part})" for part, value in exponents.items() if math.isfinite(value)]
-    return f"{what} grows with the number of adapters to the power {', '.join(known) or 'unknown'}."
-
-
 def write_json(path: Path | None, report: Mapping[str, Any]) -> None:
     """Writes a report where a file was asked for; dataclasses become objects, NaN null."""
     if path is not None:
-        path.write_text(json.dumps(_plain(report), indent=2, allow_nan=False) + "\n")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        full = {**report, "command": command_line()}
+        path.write_text(json.dumps(_plain(full), indent=1, allow_nan=False) + "\n")
 
 
-def _add_now(seconds: list[float]) -> None:
-    seconds[-1] += time.thread_time()
+def command_line() -> str:
+    """How this program was called, without the options that say where files lie."""
+    program, *words = sys.argv
+    for option in ("--json", "--library-cache"):
+        if option in words:
+            at = words.index(option)
+            del words[at : at + 2]
+    return " ".join(["python", f"tests/benchmarks/{Path(program).name}", *words])
 
 
-def _counts(text: str) -> list[int]:
-    counts = sorted({int(part) for part in text.split(",")})
-    if counts[0] < 1:
-        raise ValueError("an adapter library of a benchmark has at least one adapter")
-    return counts
+def counts(text: str) -> list[int]:
+    """Reads whole numbers above zero from `1,2,3`; in ascending order, each once."""
+    found = sorted({int(part) for part in text.split(",")})
+    if found[0] < 1:
+        raise ValueError("expected counts above zero")
+    return found
 
 
 def _cpu_name() -> str:

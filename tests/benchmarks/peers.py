@@ -3,66 +3,82 @@
 PEFT's Arrow is PEFT's own forward pass. Its loading takes time quadratic in the number of adapters,
 so the factors are put into its dictionaries, and exact arrow vectors into its buffers. What is
 called mttl-style is our own writing of mttl's computation: arrow scores of all, a softmax over the
-top, A and B of those stacked, mixed apart and applied; mttl itself is not run.
+top, A and B of those stacked, mixed apart and applied; mttl itself is not run. Layers that share
+factors in a `Part` share them here.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
-from common import SCALING, random_adapter, same_weights
+from common import same_weights
+from libraries import FirstRows, Part
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
 from lag_engine import PeftAdapter, write_peft
-from lag_engine.adapters import to_spectral
+from lag_engine.adapters import LoraModule
 
 
-def peft_arrow(
-    model: LlamaForCausalLM, adapters: Sequence[PeftAdapter], top_k: int
-) -> LlamaForCausalLM:
+def peft_arrow(model: LlamaForCausalLM, part: Part, top_k: int) -> LlamaForCausalLM:
     """Returns a model over the same weights under PEFT's Arrow."""
     from peft import ArrowConfig, create_arrow_model
 
     inner = same_weights(model)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "one"
-        write_peft(path, random_adapter(model, 0))
-        create_arrow_model(inner, [str(path)], ArrowConfig(top_k=min(top_k, len(adapters))))
+        write_peft(path, _placeholder(part))
+        create_arrow_model(inner, [str(path)], ArrowConfig(top_k=top_k))
+
+    @cache
+    def linear_pairs(stack: FirstRows) -> list[tuple[nn.Linear, nn.Linear]]:
+        return [(_linear(A), _linear(B)) for A, B in stack.factors(model.dtype)]
+
     for name, module in inner.named_modules():
         if hasattr(module, "lora_arrow"):
-            _inject(module, [adapter.modules[name] for adapter in adapters])
+            stack = part.stack(name)
+            _inject(module, linear_pairs(stack), stack.arrow.to(model.dtype))
     return inner.eval()
 
 
-def mttl_arrow(
-    model: LlamaForCausalLM, adapters: Sequence[PeftAdapter], top_k: int
-) -> LlamaForCausalLM:
+def mttl_arrow(model: LlamaForCausalLM, part: Part, top_k: int) -> LlamaForCausalLM:
     """Returns a model over the same weights under mttl's computation."""
     inner = same_weights(model)
-    for name in adapters[0].modules:
+
+    @cache
+    def factors(stack: FirstRows) -> list[tuple[Tensor, Tensor]]:
+        return [(A.T.contiguous(), B.T.contiguous()) for A, B in stack.factors(model.dtype)]
+
+    for name in part.modules():
         parent, _, child = name.rpartition(".")
-        parts = [adapter.modules[name] for adapter in adapters]
-        base = inner.get_submodule(name)
-        setattr(inner.get_submodule(parent), child, _Mttl(base, parts, min(top_k, len(parts))))
+        stack, base = part.stack(name), inner.get_submodule(name)
+        routed = _Mttl(base, stack.arrow.to(model.dtype), factors(stack), top_k)
+        setattr(inner.get_submodule(parent), child, routed)
     return inner.eval()
 
 
-def _inject(layer: nn.Module, parts: Sequence) -> None:
-    names = [f"task_{i}" for i in range(len(parts))]
-    arrow = layer.lora_arrow["arrow_router"]
-    dtype = layer.base_layer.weight.dtype
-    for name, part in zip(names, parts, strict=True):
-        layer.lora_A[name], layer.lora_B[name] = (
-            _linear(factor.to(dtype)) for factor in (part.lora_A, part.lora_B)
-        )
-        layer.scaling[name] = part.scaling
-    arrow.task_adapter_names = names
-    arrow.register_buffer("prototypes", _arrow_vectors(parts).to(dtype), persistent=False)
-    arrow._protos_ready = True
+def _placeholder(part: Part) -> PeftAdapter:
+    return PeftAdapter(
+        {
+            name: LoraModule(torch.ones(1, width.d_in), torch.ones(width.d_out, 1), 1.0)
+            for name, width in part.modules().items()
+        }
+    )
+
+
+def _inject(layer: Any, pairs: list[tuple[nn.Linear, nn.Linear]], arrow: Tensor) -> None:
+    names = [f"task_{i}" for i in range(len(pairs))]
+    router = layer.lora_arrow["arrow_router"]
+    for name, (A, B) in zip(names, pairs, strict=True):
+        layer.lora_A[name], layer.lora_B[name] = A, B
+        layer.scaling[name] = 1.0  # alpha is in the library's factors
+    router.task_adapter_names = names
+    router.register_buffer("prototypes", arrow, persistent=False)
+    router._protos_ready = True
 
 
 def _linear(weight: Tensor) -> nn.Linear:
@@ -71,18 +87,15 @@ def _linear(weight: Tensor) -> nn.Linear:
     return made
 
 
-def _arrow_vectors(parts: Sequence) -> Tensor:
-    return torch.stack([to_spectral(*part).A[0].float() for part in parts])
-
-
 class _Mttl(nn.Module):
-    def __init__(self, base: nn.Linear, parts: Sequence, top_k: int) -> None:
+    def __init__(
+        self, base: nn.Module, arrow: Tensor, factors: list[tuple[Tensor, Tensor]], top_k: int
+    ) -> None:
         super().__init__()
         self.base, self.top_k = base, top_k
-        dtype = base.weight.dtype
-        self.prototypes = _arrow_vectors(parts).to(dtype)  # (N, D_in)
-        self.A = [part.lora_A.T.contiguous().to(dtype) for part in parts]  # (D_in, R) each
-        self.B = [part.lora_B.T.contiguous().to(dtype) for part in parts]  # (R, D_out) each
+        self.prototypes = arrow  # (N, D_in)
+        self.A = [A for A, _ in factors]  # (D_in, R) each
+        self.B = [B for _, B in factors]  # (R, D_out) each
 
     def forward(self, x: Tensor) -> Tensor:
         top = (x @ self.prototypes.T).abs().topk(self.top_k, dim=-1)
@@ -94,4 +107,5 @@ class _Mttl(nn.Module):
         A = torch.einsum("btu,udr->btdr", mix, A)
         B = torch.einsum("btu,urd->btrd", mix, B)
         z = torch.einsum("btd,btdr->btr", x, A)
-        return self.base(x) + SCALING * torch.einsum("btr,btrd->btd", z, B)
+        out: Tensor = self.base(x)
+        return out + torch.einsum("btr,btrd->btd", z, B)
