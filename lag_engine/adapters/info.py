@@ -102,7 +102,7 @@ class AdapterSource:
 
 
 def metadata_json(metadata: Mapping[str, Any]) -> str:
-    """Returns the owner's notes as they are stored; raises LibraryError if JSON cannot hold them."""
+    """Returns notes as they are stored; raises LibraryError where JSON cannot hold them."""
     try:
         return json.dumps(dict(metadata), allow_nan=False, sort_keys=True, separators=(",", ":"))
     except (TypeError, ValueError) as error:

@@ -17,7 +17,7 @@ from lag_engine.adapters.rows import Layout
 from lag_engine.adapters.segments import memory_of
 from lag_engine.adapters.spectral import SpectralForm, to_spectral_batched
 from lag_engine.adapters.stack import ModuleShape
-from lag_engine.adapters.weights import is_finite
+from lag_engine.adapters.weights import are_finite
 from lag_engine.errors import AdapterFormatError
 
 
@@ -94,7 +94,7 @@ def spectral_forms(adapter: PeftAdapter, *, dtype: torch.dtype) -> dict[str, Spe
     by_shape: dict[tuple[int, ...], list[str]] = {}
     for module, part in adapter.modules.items():
         by_shape.setdefault((*part.lora_A.shape, part.lora_B.shape[0]), []).append(module)
-    forms = {}
+    forms: dict[str, SpectralForm] = {}
     for modules in by_shape.values():
         parts = [adapter.modules[module] for module in modules]
         stacked = to_spectral_batched(
@@ -103,14 +103,14 @@ def spectral_forms(adapter: PeftAdapter, *, dtype: torch.dtype) -> dict[str, Spe
             torch.tensor([part.scaling for part in parts], dtype=torch.float64),
             dtype=dtype,
         )
-        if not is_finite(stacked.B):
+        if not are_finite([stacked.B]):
             raise AdapterFormatError(
                 f"Expected factors that {dtype} can hold",
                 f"found larger ones in {adapter.source or 'the adapter'} ({modules[0]})",
                 "use a library of dtype float32",
             )
-        for index, module in enumerate(modules):
-            forms[module] = SpectralForm(*(field[index] for field in stacked))
+        rows = zip(*(field.unbind() for field in stacked), strict=True)
+        forms.update(zip(modules, map(SpectralForm._make, rows), strict=True))
     return dict(sorted(forms.items()))
 
 

@@ -69,8 +69,12 @@ def check_adapter(adapter: PeftAdapter) -> None:
         check_config(adapter.config, source=source)
     for module, part in adapter.modules.items():
         check_shapes(module, part.lora_A, part.lora_B, source)
-        for factor, tensor in (("lora_A", part.lora_A), ("lora_B", part.lora_B)):
-            check_values(f"{factor} of {module}", tensor, source)
+    factors = {
+        f"{factor} of {module}": tensor
+        for module, part in adapter.modules.items()
+        for factor, tensor in (("lora_A", part.lora_A), ("lora_B", part.lora_B))
+    }
+    check_values(factors, source)
 
 
 def warn_if_dead(adapter: PeftAdapter) -> None:

@@ -100,8 +100,8 @@ def hash_file(path: Path) -> str:
 
 def memory_of(tensor: Tensor) -> memoryview:
     """Returns the tensor's memory, row-major; a copy only where it is laid out otherwise."""
-    flat: Any = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
-    return memoryview(flat)
+    raw: Any = tensor.detach().cpu().contiguous().view(torch.uint8).numpy()
+    return memoryview(raw)
 
 
 def _pieces(plans: Sequence[TensorPlan]) -> Iterator[bytes | memoryview]:
@@ -110,7 +110,7 @@ def _pieces(plans: Sequence[TensorPlan]) -> Iterator[bytes | memoryview]:
         n_written = 0
         for part in plan.parts():
             piece = memory_of(part.to(plan.dtype))
-            n_written += len(piece)
+            n_written += piece.nbytes
             yield piece
         assert n_written == _n_bytes(plan), f"parts of {plan.name} do not fill its shape"
 

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+_LARGEST_CONDITION = 1e4
+
 
 class SpectralForm(NamedTuple):
     """One update, or a stack of them, as `delta_W = B^T A` with orthonormal rows in `A`.
@@ -64,14 +66,47 @@ def to_spectral_batched(
     Returns:
         The stacked form; N and min(R, D_in, D_out) rows.
     """
-    q_in, r_in = torch.linalg.qr(lora_A.double().mT)  # (N, D_in, R), (N, R, R)
-    q_out, r_out = torch.linalg.qr(lora_B.double())  # (N, D_out, R), (N, R, R)
-    core = scaling.double()[:, None, None] * (r_out @ r_in.mT)  # (N, R, R)
+    right, left = _Orthonormal(lora_A.double().mT), _Orthonormal(lora_B.double())
+    core = scaling.double()[:, None, None] * (left.r @ right.r.mT)  # (N, R, R)
     u, singular, vt = torch.linalg.svd(core, full_matrices=False)
-    a = vt @ q_in.mT  # (N, R, D_in)
-    # LAPACK's factors are column-major: in this order no operand is copied to be transposed.
-    b = (u * singular[:, None, :]).mT @ q_out.mT  # (N, R, D_out)
+    a = right.rows(vt)  # (N, R, D_in)
+    b = left.rows((u * singular[:, None, :]).mT)  # (N, R, D_out)
     return SpectralForm(a.to(dtype), b.to(dtype), singular.to(dtype))
+
+
+class _Orthonormal:
+    """The Householder QR of N matrices; Q is formed only where R is near singular.
+
+    Args:
+        matrices: (N, D, R) float64.
+
+    Attributes:
+        r: (N, min(D, R), R).
+    """
+
+    def __init__(self, matrices: Tensor) -> None:
+        self._matrices = matrices
+        self._packed, self._scalars = torch.geqrf(matrices)
+        self.r = self._packed[:, : matrices.shape[2]].triu()
+
+    def rows(self, mix: Tensor) -> Tensor:
+        """Returns `mix @ Q^T`; mix is (N, R, min(D, R))."""
+        inverse = self._inverse()
+        if inverse is not None:
+            # Half of a QR's work is forming Q, which here is the matrix times the inverse of R.
+            return (mix @ inverse.mT) @ self._matrices.mT
+        narrow = self._packed[..., : mix.shape[-1]]
+        q: Tensor = torch.linalg.householder_product(narrow, self._scalars)  # (N, D, R)
+        return mix @ q.mT
+
+    def _inverse(self) -> Tensor | None:
+        """The inverse of R; None where it would cost more than four of float64's sixteen digits."""
+        if self.r.shape[1] != self.r.shape[2]:
+            return None
+        identity = torch.eye(self.r.shape[1], dtype=self.r.dtype, device=self.r.device)
+        inverse = torch.linalg.solve_triangular(self.r, identity.expand_as(self.r), upper=True)
+        condition = torch.linalg.matrix_norm(self.r) * torch.linalg.matrix_norm(inverse)  # (N,)
+        return inverse if bool((condition <= _LARGEST_CONDITION).all()) else None
 
 
 def truncate(form: SpectralForm, *, rank: int) -> SpectralForm:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -29,8 +30,7 @@ def read_weights(folder: Path, *, allow_pickle: bool) -> dict[str, Tensor]:
     path = _find(folder, allow_pickle=allow_pickle)
     refuse_lfs_pointer(path)
     tensors = _read_pickle(path) if path.suffix == ".bin" else _read_safetensors(path)
-    for name, tensor in tensors.items():
-        check_values(name, tensor, path)
+    check_values(tensors, path)
     return tensors
 
 
@@ -117,26 +117,37 @@ def _corrupt(path: Path, found: str) -> AdapterFormatError:
     )
 
 
-def check_values(name: str, tensor: Tensor, source: str | Path) -> None:
-    """Raises AdapterFormatError unless the tensor is floating point and finite."""
-    if not tensor.is_floating_point():
-        raise AdapterFormatError(
-            "Expected floating point weights",
-            f"found {tensor.dtype} in {name} of {source}",
-            "save the adapter in float32, float16 or bfloat16",
-        )
-    # Not every operation knows the one-byte floats.
-    values = tensor.float() if tensor.itemsize == 1 else tensor
-    if not is_finite(values):
-        n_bad = tensor.numel() - int(torch.isfinite(values).sum())
-        raise AdapterFormatError(
-            "Expected finite weights",
-            f"found {n_bad} NaN or infinite values in {name} of {source}",
-            "the training diverged: train again, or take an earlier checkpoint",
-        )
+def check_values(tensors: Mapping[str, Tensor], source: str | Path) -> None:
+    """Raises AdapterFormatError unless all tensors are floating point and finite."""
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise AdapterFormatError(
+                "Expected floating point weights",
+                f"found {tensor.dtype} in {name} of {source}",
+                "save the adapter in float32, float16 or bfloat16",
+            )
+    if are_finite(tensors.values()):
+        return
+    for name, tensor in tensors.items():
+        n_bad = tensor.numel() - int(torch.isfinite(_known(tensor)).sum())
+        if n_bad:
+            raise AdapterFormatError(
+                "Expected finite weights",
+                f"found {n_bad} NaN or infinite values in {name} of {source}",
+                "the training diverged: train again, or take an earlier checkpoint",
+            )
 
 
-def is_finite(tensor: Tensor) -> bool:
+def are_finite(tensors: Iterable[Tensor]) -> bool:
     """Whether no value is NaN or infinite."""
+    values = [_known(tensor) for tensor in tensors]
     # A finite sum has finite terms, and costs a fraction of looking at each.
-    return bool(tensor.sum().isfinite()) or bool(torch.isfinite(tensor).all())
+    sums = [part.sum().cpu() for part in values]
+    if bool(torch.stack(sums).isfinite().all()):
+        return True
+    return all(bool(torch.isfinite(part).all()) for part in values)
+
+
+def _known(tensor: Tensor) -> Tensor:
+    """Not every operation knows the one-byte floats."""
+    return tensor.float() if tensor.itemsize == 1 else tensor

@@ -71,6 +71,23 @@ def test_a_wide_spectrum_keeps_orthonormal_directions():
     torch.testing.assert_close(form.A @ form.A.T, torch.eye(4, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("condition", [1.0, 9e3, 1.1e4, 1e8])
+def test_an_ill_conditioned_neighbour_costs_no_exactness(condition):
+    u, v = (torch.linalg.qr(torch.randn(20, 3, dtype=torch.float64)).Q for _ in range(2))
+    spectrum = torch.tensor([1.0, 0.5, 1 / condition], dtype=torch.float64)
+    plain_A, plain_B = random_factors(3, 20, 20, dtype=torch.float64)
+    form = to_spectral_batched(
+        torch.stack([plain_A, spectrum[:, None] * v.T]),
+        torch.stack([plain_B, u]),
+        torch.ones(2),
+        dtype=torch.float64,
+    )
+    updates = torch.stack([plain_B @ plain_A, (u * spectrum) @ v.T])
+    torch.testing.assert_close(rebuild(form), updates, rtol=0, atol=1e-11)
+    eye = torch.eye(3, dtype=torch.float64).expand(2, -1, -1)
+    torch.testing.assert_close(form.A @ form.A.mT, eye, rtol=0, atol=1e-11)
+
+
 @pytest.mark.parametrize("dead", ["A", "B", "both"])
 def test_a_zero_update_has_zero_singular_values_and_finite_directions(dead):
     lora_A, lora_B = random_factors(3, 8, 8)
