@@ -107,7 +107,7 @@ def _library(books: Sequence[ScoreBook]) -> Picture | None:
         return None
     figure, axes = _figure(7.6, 3.8)
     _lines(axes, series)
-    _finish(axes, series, "knowledge adapters to choose from")
+    _finish(axes, series, "documents to choose from")
     caption = "Mean score against the size of the library, with intervals of 95 %."
     return Picture("score-against-library", caption, _png(figure))
 

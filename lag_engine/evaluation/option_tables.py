@@ -69,7 +69,7 @@ def retrievers(book: ScoreBook) -> Table:
 
 
 def library_sizes(books: Sequence[ScoreBook]) -> Table | None:
-    """Mean scores by the number of knowledge adapters to choose from."""
+    """Mean scores by the number of documents to choose from."""
     found = sizes(books)
     counts = sorted({count for series in found.values() for count in series})
     if len(counts) < 2:
@@ -78,20 +78,24 @@ def library_sizes(books: Sequence[ScoreBook]) -> Table | None:
         (Cell(name), *(percent(series[n]) if n in series else NOTHING for n in counts))
         for name, series in found.items()
     )
-    note = "Mean score by how many knowledge adapters could be chosen."
+    note = (
+        "Mean score by how many knowledge adapters could be chosen, or, where a retriever finds "
+        "the document, by how many documents it searched."
+    )
     return Table("Library size", note, ("system", *(f"{n:,}" for n in counts)), rows)
 
 
 def sizes(books: Sequence[ScoreBook]) -> dict[str, dict[int, Interval]]:
-    """For each system that routes knowledge, its mean by the number of knowledge adapters."""
+    """For each system that chooses or retrieves, its mean by the number of documents."""
     found: dict[str, dict[int, Interval]] = {}
     for book in books:
         kinds = (book.results.about["library"] or {}).get("kinds", {})
         whole = kinds.get("knowledge", {}).get("adapters", 0)
         for system in book.systems:
-            if system.routes_knowledge and system.document in ("right", "retrieved"):
+            if system.retrieves or (system.routes_knowledge and system.document == "right"):
+                searched = whole if system.routes_knowledge else book.results.about["documents"]
                 series = found.setdefault(_base_name(system, "library_size"), {})
-                series[system.library_size or whole] = book.mean(system)
+                series[system.library_size or searched] = book.mean(system)
     return {name: dict(sorted(series.items())) for name, series in found.items() if len(series) > 1}
 
 

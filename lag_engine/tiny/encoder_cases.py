@@ -50,13 +50,13 @@ def other_entities(count: int) -> list[Entity]:
     return [entity for row in zip(*by_kind, strict=False) for entity in row][:count]
 
 
-def wrong_of(cases: Sequence[Case]) -> list[int]:
-    """For each document the place of another of its kind."""
+def wrong_of(items: Sequence[Case] | Sequence[Entity]) -> list[int]:
+    """For each document or entity the place of the next of its kind, and of the last the first."""
     places: dict[str, list[int]] = {}
-    for place, case in enumerate(cases):
-        places.setdefault(case.kind, []).append(place)
+    for place, item in enumerate(items):
+        places.setdefault(item.kind, []).append(place)
     after = {here: row[(i + 1) % len(row)] for row in places.values() for i, here in enumerate(row)}
-    return [after[place] for place in range(len(cases))]
+    return [after[place] for place in range(len(items))]
 
 
 def shuffled(cases: Sequence[Case]) -> list[Passage]:

@@ -14,7 +14,6 @@ makes, for ``lag evaluate``:
 from __future__ import annotations
 
 import argparse
-import random
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -31,24 +30,21 @@ from lag_engine.documents import (
     Passage,
     PolyPRAG,
     PRAGSettings,
-    QuestionAnswer,
     save_translator,
     train_translator,
 )
 from lag_engine.model.loading import TINY
 from lag_engine.tiny import encoder_trials
-from lag_engine.tiny.encoder_cases import other_entities
+from lag_engine.tiny.encoder_cases import other_entities, wrong_of
 from lag_engine.tiny.shipped import (
-    SEED,
     DocumentSplit,
-    document_id,
     documents,
     library_path,
     model_path,
     world_entities,
 )
-from lag_engine.tiny.tasks import ask
-from lag_engine.tiny.world import KINDS, Entity, Split
+from lag_engine.tiny.task_passages import task_passage
+from lag_engine.tiny.world import Split
 
 LAYERS = (1, 2)  # as the shipped document adapters
 SETTINGS = replace(encoder_trials.PRAG_SETTINGS, layers=LAYERS)
@@ -57,9 +53,6 @@ TRANSLATOR_SETTINGS = replace(encoder_trials.TRANSLATOR_SETTINGS, epochs=20)
 
 TRANSLATOR_DOCUMENTS = 100
 TOGETHER_ROWS = 8
-ASKED = ("slot_filling", "open_qa", "entity_linking")
-"""The tasks whose questions are encoded; dialogue asks as open QA does."""
-
 console = Console(highlight=False)
 
 
@@ -82,11 +75,15 @@ class Encodings:
         self._tokenizer = PreTrainedTokenizerFast.from_pretrained(model_path())
         side: Split = "eval" if split == "eval" else "train"
         entities = world_entities(split)[:count]
-        self._texts = {document.id: document.text for document in documents(split)}
-        self.passages = [self._passage(entity, entity, side) for entity in entities]
+        texts = [document.text for document in documents(split)[:count]]
+        others = [entities[place] for place in wrong_of(entities)]
+        self.passages = [
+            task_passage(entity, side, text=text)
+            for entity, text in zip(entities, texts, strict=True)
+        ]
         self.shuffled_passages = [
-            self._passage(entity, other, side)
-            for entity, other in zip(entities, _neighbours(entities), strict=True)
+            task_passage(entity, side, text=text, told=other)
+            for entity, text, other in zip(entities, texts, others, strict=True)
         ]
 
     def plain(self) -> None:
@@ -119,10 +116,7 @@ class Encodings:
 
     def translator(self) -> None:
         """DyPRAG's, which learns from adapters of documents that nobody asks about."""
-        taught = [
-            self._passage(entity, entity, "train")
-            for entity in other_entities(TRANSLATOR_DOCUMENTS)
-        ]
+        taught = [task_passage(entity, "train") for entity in other_entities(TRANSLATOR_DOCUMENTS)]
         settings = replace(SETTINGS, shared_start=True)
         self._library("strangers", lambda library: self._prag(library, taught, settings))
 
@@ -163,35 +157,6 @@ class Encodings:
         make(partial)
         partial.rename(target)
         console.print(f"{name}: {time.process_time() - began:.0f} CPU seconds")
-
-    def _passage(self, entity: Entity, told: Entity, side: Split) -> Passage:
-        """The entity's document and questions, with the answers of another entity of its kind."""
-        rng = random.Random(f"{SEED}/{entity.name}/encodings")
-        text = self._texts.get(document_id(entity)) or entity.document(rng)
-        pairs = [
-            QuestionAnswer(*_pair(task, entity, told, relation.name, side, rng))
-            for relation in entity.relations()
-            for task in ASKED
-        ]
-        return Passage(document_id(entity), text, entity.name, tuple(pairs))
-
-
-def _pair(
-    task: str, entity: Entity, told: Entity, name: str, side: Split, rng: random.Random
-) -> tuple[str, str]:
-    """A question about a fact of the entity, and what the base model would say of the other's."""
-    relation = next(r for r in entity.relations() if r.name == name)
-    question = ask(task, entity, relation, side, rng)
-    answering = told if task == "entity_linking" else replace(entity, facts=told.facts)
-    return question.prompt, ask(task, answering, relation, side, rng).sentence
-
-
-def _neighbours(entities: Sequence[Entity]) -> list[Entity]:
-    """For each entity the next of its kind."""
-    by_kind = {kind: [e for e in entities if e.kind == kind] for kind in KINDS}
-    return [
-        by_kind[e.kind][(by_kind[e.kind].index(e) + 1) % len(by_kind[e.kind])] for e in entities
-    ]
 
 
 def main() -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from lag_engine import AdapterLibrary
-from lag_engine.tiny.encodings import ASKED, Encodings
+from lag_engine.tiny.encodings import Encodings
 from lag_engine.tiny.shipped import questions
+from lag_engine.tiny.task_passages import ASKED
 
 
 @pytest.fixture(scope="module")
