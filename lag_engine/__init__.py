@@ -49,7 +49,8 @@ if TYPE_CHECKING:
     from lag_engine.documents.polyprag_settings import PolyPRAGSettings
     from lag_engine.documents.prag import PRAG
     from lag_engine.documents.prag_settings import PRAGSettings
-    from lag_engine.documents.store import DocumentStore, IndexEntry, SyncReport, VectorIndex
+    from lag_engine.documents.store import DocumentStore, SyncReport
+    from lag_engine.documents.vector_index import IndexEntry, VectorIndex
     from lag_engine.heat_map import adapter_colours, draw_heat_map, write_heat_map
     from lag_engine.model.engine import LAGEngine
     from lag_engine.model.generation import Generation, StreamPiece, TokenLogprob, Usage
@@ -75,7 +76,7 @@ _HOMES = {
     "Generated": "routing.selections",
     "Generation": "model.generation",
     "Guide": "model.guided",
-    "IndexEntry": "documents.store",
+    "IndexEntry": "documents.vector_index",
     "LAG": "routing.routers",
     "LAGEngine": "model.engine",
     "Latent": "routing.selections",
@@ -100,7 +101,7 @@ _HOMES = {
     "ToolCall": "model.tools",
     "Translator": "documents.dyprag_translator",
     "Usage": "model.generation",
-    "VectorIndex": "documents.store",
+    "VectorIndex": "documents.vector_index",
     "adapter_colours": "heat_map",
     "audit": "adapters.audit",
     "draw_heat_map": "heat_map",

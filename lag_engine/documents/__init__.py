@@ -14,9 +14,10 @@ from lag_engine.documents.polyprag_settings import PolyPRAGSettings
 from lag_engine.documents.prag import PRAG
 from lag_engine.documents.prag_settings import PRAGSettings
 from lag_engine.documents.splitting import split_text
-from lag_engine.documents.store import DocumentStore, IndexEntry, SyncReport, VectorIndex
+from lag_engine.documents.store import DocumentStore, SyncReport
 from lag_engine.documents.training import StackedBatch, StepLosses, train_stacked
 from lag_engine.documents.training_options import TrainingOptions
+from lag_engine.documents.vector_index import IndexEntry, VectorIndex
 
 __all__ = [
     "PRAG",

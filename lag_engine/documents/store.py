@@ -18,6 +18,7 @@ from lag_engine.documents.folder import Document, FolderReader
 from lag_engine.documents.passages import Passage, check_distinct
 from lag_engine.documents.records import Records, StoredChunk, StoredDocument
 from lag_engine.documents.status import DocumentStatus, held_revision, status_of
+from lag_engine.documents.vector_index import IndexEntry, VectorIndex
 from lag_engine.errors import DocumentError
 
 OfPassage = Callable[[Passage], str]
@@ -38,30 +39,6 @@ class Encoder(Protocol):
 
     def encode(self, passages: Sequence[Passage]) -> list[AdapterInfo]:
         """Brings the library up to date with the passages."""
-
-
-class IndexEntry(NamedTuple):
-    """A passage for a vector index.
-
-    Attributes:
-        id: Of the passage.
-        text: To embed.
-        metadata: Flat: `document_id`, `adapter_id`, `adapter_rev`, `title`, `source`.
-    """
-
-    id: str
-    text: str
-    metadata: Mapping[str, str]
-
-
-class VectorIndex(Protocol):
-    """A vector store, as far as documents need one."""
-
-    def replace(self, entries: Sequence[IndexEntry]) -> object:
-        """Puts entries in, in place of those of the same ids, whose metadata goes."""
-
-    def delete(self, ids: Sequence[str]) -> object:
-        """Deletes entries; ids that it lacks do no harm."""
 
 
 class SyncReport(NamedTuple):
