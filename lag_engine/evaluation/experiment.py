@@ -94,12 +94,15 @@ class Experiment:
             seconds: no new round over the systems begins that would likely end later than this.
 
         Raises:
-            EvaluationError: the file holds another experiment, or a prompt does not fit the model.
+            EvaluationError: the file holds another experiment, or answers under other adapters of
+                the same encoding; or a prompt does not fit the model.
         """
         began = time.monotonic()
         with ResultsFile(path, self._about()) as file:
+            lent = self._lent()
+            _refuse_swapped(file, lent)
             rounds = self._rounds(file.answered(), batch)
-            file.append({"kind": "session", **session()})
+            file.append({"kind": "session", **session(), "encodings": lent})
             total = sum(len(block.questions) for blocks in rounds for block in blocks)
             with _bar(is_shown=progress) as bar:
                 task = bar.add_task("answers", total=total)
@@ -115,6 +118,11 @@ class Experiment:
                         bar.advance(task, len(block.questions))
                     slowest = max(slowest, time.monotonic() - start)
             return Results.of(file.records)
+
+    def _lent(self) -> dict[str, str]:
+        """The fingerprints of the adapters that are not the library's, by encoding."""
+        used = {system.adapters_of for system in self.systems}
+        return {n: maker.fingerprint for n, maker in self._makers.items() if n in used}
 
     def _check(self, system: System) -> None:
         reason = obstacle(system, self.suite, self._engine, made=self._makers)
@@ -217,7 +225,6 @@ class Experiment:
                 "dtype": str(model.dtype),
             },
             "library": library_account(self._engine.library),
-            "encodings": {name: maker.fingerprint for name, maker in self._makers.items()},
             "settings": asdict(self.settings),
             "documents": len(self.suite.documents),
         }
@@ -228,6 +235,18 @@ class Experiment:
         ]
         fingerprint = hashlib.sha256(told.encode()).hexdigest()[:16]
         return {"fingerprint": fingerprint, **about, "questions": questions}
+
+
+def _refuse_swapped(file: ResultsFile, lent: Mapping[str, str]) -> None:
+    """Refuses to go on under other adapters than earlier sessions had under an encoding's name."""
+    for record in file.records:
+        for name, before in record.get("encodings", {}).items():
+            if lent.get(name, before) != before:
+                raise EvaluationError(
+                    f"Expected the {name} adapters that {file.path} was begun with",
+                    "found others",
+                    "choose another file, or give the first library or translator again",
+                )
 
 
 def _scores(

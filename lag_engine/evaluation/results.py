@@ -63,9 +63,9 @@ class Results:
     """A results file, read.
 
     Attributes:
-        about: its first line: "suite", "model", "library", "encodings", "settings", "fingerprint".
+        about: its first line: "suite", "model", "library", "settings", "fingerprint".
         questions: everything that is asked, by id.
-        sessions: machines, versions and times.
+        sessions: machines, versions, times, and what adapters were not the library's.
         systems: what each system answered, in order of appearance.
     """
 
@@ -205,7 +205,7 @@ class ResultsFile:
             self.append({"kind": "experiment", "format": FORMAT, **about})
         held = Results.of(self.records, str(self.path)).about
         if held["fingerprint"] != about["fingerprint"]:
-            told = ("suite", "model", "library", "encodings", "settings", "documents")
+            told = ("suite", "model", "library", "settings", "documents")
             other = [name for name in told if held.get(name) != json.loads(json.dumps(about[name]))]
             raise EvaluationError(
                 f"Expected {self.path} to hold this experiment",

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,6 +26,7 @@ import torch
 from rich.console import Console
 
 from lag_engine.documents import DyPRAGSettings, Passage, PolyPRAGSettings, PRAGSettings
+from lag_engine.evaluation.account import processor
 from lag_engine.evaluation.statistics import Interval, mean_interval
 from lag_engine.model.engine import LAGEngine
 from lag_engine.tiny.encoder_cases import (
@@ -237,7 +237,7 @@ def _score(found: Interval | None) -> str:
 
 
 def main() -> None:
-    """Measures, prints the table, and writes what files are asked for."""
+    """Measures and prints the table, and writes what files are asked for after each row."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--split", choices=("dev", "eval"), default="eval")
     parser.add_argument("--documents", type=int, default=DOCUMENTS)
@@ -253,23 +253,26 @@ def main() -> None:
     torch.set_num_threads(1)
     cases = cases_of(arguments.split, arguments.documents)
     console = Console(width=150, highlight=False)
-    table = Table(cases, lambda row: console.print(" | ".join(row.cells())))
-    for name, run in methods(table).items():
-        if not arguments.method or name in arguments.method:
-            run()
-    rows = table.rows
-    report: dict[str, Any] = {
+    about: dict[str, Any] = {
         "split": arguments.split,
         "documents": len(cases),
         "questions": sum(len(case.questions) for case in cases),
-        "machine": platform.processor() or platform.machine(),
+        "machine": processor(),
         "torch": torch.__version__,
-        "rows": [row.told() for row in rows],
     }
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
-    if arguments.markdown:
-        arguments.markdown.write_text(markdown(rows))
+
+    def tell(row: Row) -> None:
+        console.print(" | ".join(row.cells()))
+        if arguments.json:
+            told = {**about, "rows": [row.told() for row in table.rows]}
+            arguments.json.write_text(json.dumps(told, indent=1) + "\n")
+        if arguments.markdown:
+            arguments.markdown.write_text(markdown(table.rows))
+
+    table = Table(cases, tell)
+    for name, run in methods(table).items():
+        if not arguments.method or name in arguments.method:
+            run()
 
 
 if __name__ == "__main__":
