@@ -165,4 +165,7 @@ def _write(paths: Sequence[Path], output: Path, *, command: str = "") -> None:
 
 
 def _command() -> str:
-    return shlex.join(["lag", *sys.argv[1:]])
+    """What was typed: `lag`, or a module that runs it."""
+    module = sys.modules["__main__"].__spec__
+    program = ["lag"] if module is None else ["python", "-m", module.name]
+    return shlex.join([*program, *sys.argv[1:]])

@@ -70,6 +70,7 @@ class Encodings:
     """
 
     def __init__(self, folder: Path, split: DocumentSplit = "eval", count: int = 200) -> None:
+        torch.set_num_threads(1)
         self._folder = folder
         self._model = LlamaForCausalLM.from_pretrained(model_path(), dtype=torch.float32)
         self._tokenizer = PreTrainedTokenizerFast.from_pretrained(model_path())
@@ -85,6 +86,11 @@ class Encodings:
             task_passage(entity, side, text=text, told=other)
             for entity, text, other in zip(entities, texts, others, strict=True)
         ]
+
+    def make(self) -> None:
+        """All parts that are not there."""
+        for stage in (self.plain, self.shuffled, self.together, self.library, self.translator):
+            stage()
 
     def plain(self) -> None:
         """The documents' own questions and answers."""
@@ -166,10 +172,7 @@ def main() -> None:
     parser.add_argument("--split", choices=("dev", "eval"), default="eval")
     parser.add_argument("--documents", type=int, default=200)
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    made = Encodings(arguments.folder, arguments.split, arguments.documents)
-    for stage in (made.plain, made.shuffled, made.together, made.library, made.translator):
-        stage()
+    Encodings(arguments.folder, arguments.split, arguments.documents).make()
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lag_engine import AdapterLibrary
+from lag_engine.tiny import every_system
 from lag_engine.tiny.encodings import Encodings
 from lag_engine.tiny.shipped import questions
 from lag_engine.tiny.task_passages import ASKED
@@ -45,3 +46,19 @@ def test_a_stage_is_made_once(tmp_path):
         assert info.document_id == made.passages[0].id
     made.plain()
     assert [path.name for path in tmp_path.iterdir()] == ["plain"]
+
+
+def test_the_one_command_evaluates_every_part_in_all_controls(tmp_path, monkeypatch):
+    made, told = [], []
+    monkeypatch.setattr(every_system.Encodings, "make", lambda self: made.append(self))
+    monkeypatch.setattr(every_system, "app", told.extend)
+    monkeypatch.setattr("sys.argv", ["every_system", str(tmp_path)])
+    every_system.main()
+    assert len(made) == 1
+    assert all(f"{name}={tmp_path / name}" in told for name in ("plain", "shuffled", "together"))
+    assert told[:3] == ["evaluate", "--library", str(tmp_path / "library")]
+    assert {told[i + 1] for i, word in enumerate(told) if word == "--control"} == {
+        "right",
+        "wrong",
+        "none",
+    }
