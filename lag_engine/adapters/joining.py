@@ -8,8 +8,10 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from lag_engine.adapters.base_model import BaseModel, check_base
+from lag_engine.adapters.families import Family, Sums, sums_of
 from lag_engine.adapters.info import AdapterSource, checked_kind
 from lag_engine.adapters.peft_adapter import PeftAdapter, check_adapter, warn_if_dead
 from lag_engine.adapters.peft_format import read_peft
@@ -28,16 +30,23 @@ class Newcomer(NamedTuple):
         values: its columns in the manifest, without place and layout.
         layout: modules, ranks and widths.
         forms: module to factors, in the library's dtype.
+        sums: what tells its lora_A from others.
     """
 
     values: dict[str, object]
     layout: Layout
     forms: Mapping[str, SpectralForm]
+    sums: Sums
 
     @property
     def n_bytes(self) -> int:
         """What the factors take."""
-        return sum(_form_bytes(form) for form in self.forms.values())
+        return n_bytes_of(self.forms)
+
+    def of(self, family: Family, forms: Mapping[str, SpectralForm]) -> Newcomer:
+        """Returns the same adapter as it is stored in its family."""
+        stored = {"n_bytes": n_bytes_of(forms), "sha256": hash_forms(forms, family.bases)}
+        return self._replace(values=self.values | stored, forms=forms)
 
 
 def prepare(
@@ -67,14 +76,14 @@ def prepare(
         "name": name,
         "kind": kind,
         "document_id": source.document_id,
-        "n_bytes": sum(_form_bytes(form) for form in forms.values()),
+        "n_bytes": n_bytes_of(forms),
         "source": adapter.source,
         "base_model": adapter.base_model,
         "sha256": hash_forms(forms),
         "metadata": metadata,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    return Newcomer(values, _layout_of(forms), forms)
+    return Newcomer(values, _layout_of(forms), forms, sums_of(adapter.modules))
 
 
 def _read(source: AdapterSource) -> PeftAdapter:
@@ -114,14 +123,26 @@ def spectral_forms(adapter: PeftAdapter, *, dtype: torch.dtype) -> dict[str, Spe
     return dict(sorted(forms.items()))
 
 
-def hash_forms(forms: Mapping[str, SpectralForm]) -> str:
-    """Returns the SHA-256 of modules, ranks and factors, as they are stored."""
+def hash_forms(forms: Mapping[str, SpectralForm], bases: Mapping[str, Tensor] | None = None) -> str:
+    """Returns the SHA-256 of modules, ranks and factors, as they are stored.
+
+    Args:
+        forms: module to factors.
+        bases: module to what the family of the adapter shares, if it has one.
+    """
     digest = hashlib.sha256()
     for module, form in sorted(forms.items()):
         digest.update(f"{module} {tuple(form.A.shape)} {form.A.dtype}\n".encode())
         for field in (form.A, form.B, form.singular.float()):
             digest.update(memory_of(field))
+        if bases is not None:
+            digest.update(memory_of(bases[module]))
     return digest.hexdigest()
+
+
+def n_bytes_of(forms: Mapping[str, SpectralForm]) -> int:
+    """Returns what factors take."""
+    return sum(form.A.nbytes + form.B.nbytes + 4 * len(form.singular) for form in forms.values())
 
 
 def _layout_of(forms: Mapping[str, SpectralForm]) -> Layout:
@@ -129,7 +150,3 @@ def _layout_of(forms: Mapping[str, SpectralForm]) -> Layout:
         {module: len(form.singular) for module, form in forms.items()},
         {module: ModuleShape(form.A.shape[1], form.B.shape[1]) for module, form in forms.items()},
     )
-
-
-def _form_bytes(form: SpectralForm) -> int:
-    return form.A.nbytes + form.B.nbytes + 4 * len(form.singular)

@@ -16,6 +16,7 @@ from lag_engine.adapters.base_model import BaseModel
 from lag_engine.adapters.connection import connect
 from lag_engine.adapters.rows import AdapterRow, Contents, Layout, MixtureRow, SegmentRow
 from lag_engine.adapters.schema import (
+    FAMILIES_VERSION,
     FORMAT_VERSION,
     INSERT_ADAPTER,
     INSERT_MIXTURE,
@@ -174,7 +175,7 @@ class Manifest:
         if version not in READABLE:
             self._db.close()
             raise LibraryError(
-                f"Expected a library of format {FORMAT_VERSION} at {self._path.parent}",
+                f"Expected a library of format 1 to {max(READABLE)} at {self._path.parent}",
                 f"found format {version}",
                 "use the version of lag_engine that wrote it, or build the library again",
             )
@@ -185,6 +186,10 @@ class Change:
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
+
+    def hold_families(self) -> None:
+        """Marks the library as one that versions without families cannot read."""
+        self._db.execute(f"PRAGMA user_version = {FAMILIES_VERSION}")
 
     def insert_segment(self, file: str, sha256: str, n_bytes: int) -> int:
         """Adds a segment file; returns its id."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import mmap
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lag_engine.adapters.factor_file import FactorFile
+from lag_engine.adapters.families import Family
 from lag_engine.adapters.segments import TYPE_NAMES, key_of
 from lag_engine.adapters.spectral import SpectralForm
 from lag_engine.adapters.stack import Block
@@ -61,8 +63,18 @@ class Segment:
             A, B, singular, arrow = (
                 self._tensor(module, field) for field in ("A", "B", "singular", "arrow")
             )
-            self._blocks[module] = Block(A, B, singular, arrow, self._file)
+            basis = self._tensor(module, "basis") if self._has(module, "basis") else None
+            self._blocks[module] = Block(A, B, singular, arrow, self._file, basis)
         return self._blocks[module]
+
+    @cached_property
+    def family(self) -> Family | None:
+        """What its adapters share; None where they share nothing."""
+        modules = [key.removesuffix(key_of("", "basis")) for key in self._places]
+        modules = [module for module in modules if self._has(module, "basis")]
+        sums = {module: float(self._tensor(module, "sum")) for module in modules}
+        bases = {module: self._tensor(module, "basis") for module in modules}
+        return Family(sums, bases) if modules else None
 
     def rows(self, module: str, positions: Tensor) -> Tensor:
         """Returns the rows of the adapters at these positions, in the module's block."""
@@ -72,12 +84,21 @@ class Segment:
         """Has one adapter's factors for the module fetched from disk, without waiting for them."""
         self.block(module).expect(self.rows(module, torch.tensor([position])))
 
-    def form(self, module: str, position: int, rank: int) -> SpectralForm:
-        """Returns one adapter's factors for the module, without padding."""
+    def form(
+        self, module: str, position: int, rank: int, *, as_stored: bool = False
+    ) -> SpectralForm:
+        """Returns one adapter's factors for the module, without padding.
+
+        With `as_stored`, those of a family's member are in its family's basis.
+        """
         block = self.block(module)
+        block = block.in_basis() if as_stored else block
         row = self.rows(module, torch.tensor([position]))
         A, B, singular = (block.read(field, row)[0, :rank] for field in ("A", "B", "singular"))
         return SpectralForm(A, B, singular)
+
+    def _has(self, module: str, field: str) -> bool:
+        return key_of(module, field) in self._places
 
     def _tensor(self, module: str, field: str) -> Tensor:
         place = self._places.get(key_of(module, field))

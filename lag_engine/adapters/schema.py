@@ -5,7 +5,9 @@ from __future__ import annotations
 import sqlite3
 
 FORMAT_VERSION = 2
-READABLE = frozenset({1, FORMAT_VERSION})
+FAMILIES_VERSION = 3
+"""Of a library whose segments hold families, from the first of them on; the tables are the same."""
+READABLE = frozenset({1, FORMAT_VERSION, FAMILIES_VERSION})
 """Format 1 had neither latent adapters nor mixtures; it is read as it is."""
 
 _ADAPTERS = """

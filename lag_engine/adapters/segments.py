@@ -2,7 +2,8 @@
 
 A segment is written once and never changed. For each module it holds four tensors (`A`, `B`,
 `singular`, `arrow`; see `Block`) and `slots`, the segment positions of the stacked rows. The
-arrow vectors of all modules lie together, so that scanning them never reads a factor.
+arrow vectors of all modules lie together, so that scanning them never reads a factor. A segment of
+a family also holds each module's `basis`, and the `sum` of its lora_A (see `families.py`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lag_engine.adapters.families import Family
 from lag_engine.adapters.spectral import SpectralForm
 from lag_engine.adapters.stack import ModuleShape
 
@@ -190,18 +192,22 @@ def _row(form: SpectralForm, field: str, rank: int) -> Tensor:
     return rows if not missing else torch.cat([rows, rows.new_zeros(missing, *rows.shape[1:])])
 
 
-def plan_segment(modules: Iterable[ModuleRows], *, dtype: torch.dtype) -> list[TensorPlan]:
+def plan_segment(
+    modules: Iterable[ModuleRows], *, dtype: torch.dtype, family: Family | None = None
+) -> list[TensorPlan]:
     """Lays out a segment file.
 
     Args:
         modules: what to write, module by module.
         dtype: of the factors and arrow vectors; singular values are float32 always.
+        family: what all its adapters share, if they do.
 
     Returns:
         The tensors in file order: wide types first, so that every tensor is aligned; among equals
         the arrow vectors of all modules before the first factor.
     """
     plans = [plan for rows in modules for plan in _plan_module(rows, dtype)]
+    plans += [] if family is None else _plan_family(family, dtype)
     return sorted(plans, key=lambda plan: (-plan.dtype.itemsize, _is_factor(plan)))
 
 
@@ -225,6 +231,18 @@ def _plan_module(rows: ModuleRows, dtype: torch.dtype) -> list[TensorPlan]:
             for field, (kind, shape) in fields.items()
         ),
     ]
+
+
+def _plan_family(family: Family, dtype: torch.dtype) -> Iterator[TensorPlan]:
+    for module, basis in family.bases.items():
+        sums = torch.tensor([family.sums[module]], dtype=torch.float64)
+        for field, part in (("sum", sums), ("basis", basis.to(dtype))):
+            parts = partial(_whole, part)
+            yield TensorPlan(key_of(module, field), part.dtype, tuple(part.shape), parts)
+
+
+def _whole(part: Tensor) -> list[Tensor]:
+    return [part]
 
 
 def key_of(module: str, field: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from threading import Lock
@@ -13,7 +13,9 @@ from typing import cast, get_args
 import torch
 from torch import Tensor
 
+from lag_engine.adapters.families import Family
 from lag_engine.adapters.info import AdapterInfo, EntryKind
+from lag_engine.adapters.joining import hash_forms
 from lag_engine.adapters.mapped import Segment
 from lag_engine.adapters.mixtures import LatentTable
 from lag_engine.adapters.peft_adapter import LoraModule
@@ -187,6 +189,31 @@ class LibrarySnapshot:
             module: segment.form(module, row.position, rank)
             for module, rank in self._layouts[row.layout].ranks.items()
         }
+
+    def hash_stored(self, name: str) -> str:
+        """Returns the SHA-256 of what is stored of an adapter, as it was when it joined."""
+        row = self.row(name)
+        segment = self.segment(row.segment)
+        forms = {
+            module: segment.form(module, row.position, rank, as_stored=True)
+            for module, rank in self._layouts[row.layout].ranks.items()
+        }
+        return hash_forms(forms, None if segment.family is None else segment.family.bases)
+
+    def families(self) -> tuple[Family, ...]:
+        """Returns the families of its adapters, each once; see `families.py`."""
+        found: dict[Hashable, Family] = {}
+        for segment in self.segments.values():
+            if isinstance(segment, Segment) and segment.family is not None:
+                found.setdefault(segment.family.key, segment.family)
+        return tuple(found.values())
+
+    def is_of(self, row: AdapterRow, family: Family | None) -> bool:
+        """Whether an adapter is stored as a member of a family; of none for None."""
+        found = self.segment(row.segment).family
+        if found is None or family is None:
+            return found is family
+        return found.key == family.key
 
     def lora(self, name: str) -> dict[str, LoraModule]:
         """Returns an adapter in PEFT's orientation; scaling 1, for it is in `lora_B` already.

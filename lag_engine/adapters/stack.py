@@ -17,6 +17,10 @@ AdapterKind = Literal["task", "knowledge", "latent"]
 """What a stored adapter is for; latent ones are shared by passages that mix them (Poly-PRAG)."""
 
 
+_RIGHT = ("A", "arrow")
+"""The fields of a `Block` that are in its basis."""
+
+
 class ModuleShape(NamedTuple):
     """The two widths of a linear module: `y (D_out) = W x (D_in)`."""
 
@@ -50,6 +54,8 @@ class Block(NamedTuple):
         singular: (n, R) float32.
         arrow: (n, D_in); a copy of `A[:, 0]`, contiguous.
         file: reads `A` and `B`; None for factors in memory.
+        basis: of a family's members, (R, D_in): their `A` is (n, R, R) and `arrow` (n, R), both in
+            this basis (see `families.py`); else None.
     """
 
     A: Tensor
@@ -57,6 +63,11 @@ class Block(NamedTuple):
     singular: Tensor
     arrow: Tensor
     file: File | None = None
+    basis: Tensor | None = None
+
+    def in_basis(self) -> Block:
+        """Returns the members of a family with the basis as their input space."""
+        return self._replace(basis=None)
 
     def expect(self, rows: Tensor) -> None:
         """Has the factors of these rows fetched from the file, without waiting for them."""
@@ -68,8 +79,10 @@ class Block(NamedTuple):
         """Returns a copy of the given rows of one of the four tensors; (m, ...)."""
         part: Tensor = getattr(self, field)
         if self.file is not None and field in ("A", "B"):
-            return self.file.read(part, rows)
-        return part.index_select(0, rows)
+            found = self.file.read(part, rows)
+        else:
+            found = part.index_select(0, rows)
+        return found @ self.basis if self.basis is not None and field in _RIGHT else found
 
 
 class Places(NamedTuple):
@@ -156,12 +169,32 @@ class ModuleStack:
         is_copied = any(
             block.file is not None and not block.file.is_mapped for block in self._blocks
         )
-        if len(dtypes) != 1 or is_copied:
+        is_rebuilt = any(block.basis is not None for block in self._blocks)
+        if len(dtypes) != 1 or is_copied or is_rebuilt:
             return None
         ranks = torch.tensor([block.A.shape[1] for block in self._blocks])[self._block_of]
         A = self._addresses([block.A for block in self._blocks])
         B = self._addresses([block.B for block in self._blocks])
         return Places(A, B, ranks, dtypes.pop())
+
+    @cached_property
+    def shared(self) -> SharedInputs | None:
+        """The same adapters over the basis that all of them share; None where they do not."""
+        bases = [block.basis for block in self._blocks]
+        basis = bases[0] if bases else None
+        if basis is None or any(b is None or not torch.equal(b, basis) for b in bases):
+            return None
+        stack = ModuleStack(
+            self.module,
+            self.kind,
+            self.names,
+            shape=ModuleShape(len(basis), self.d_out),
+            ranks=self.ranks,
+            blocks=[block.in_basis() for block in self._blocks],
+            block_of=self._block_of,
+            local=self._local,
+        )
+        return SharedInputs(basis, stack)
 
     def A(self, rows: Tensor) -> Tensor:
         """Returns the right factors of the given rows.
@@ -193,7 +226,7 @@ class ModuleStack:
 
     def _gather_all(self, field: str, shape: tuple[int, ...]) -> Tensor:
         """A view where the rows are one run of one block; else a copy."""
-        if self._whole:
+        if self._whole and (self._blocks[0].basis is None or field not in _RIGHT):
             rows: Tensor = getattr(self._blocks[0], field)
             return rows
         return self._gather(field, torch.arange(len(self.names)), shape)
@@ -217,17 +250,29 @@ class ModuleStack:
         return found
 
 
+class SharedInputs(NamedTuple):
+    """The adapters of a family as what they are behind `basis @ x`.
+
+    Attributes:
+        basis: (R, D_in).
+        stack: the same adapters in the same rows, with an input width of R.
+    """
+
+    basis: Tensor
+    stack: ModuleStack
+
+
 def _narrowed(block: Block, rank: int) -> Block:
     """A block can be wider than its live rows once its widest adapter was removed."""
-    A, B, singular, _, _ = block
+    A, B, singular = block[:3]
     return block._replace(A=A[:, :rank], B=B[:, :rank], singular=singular[:, :rank])
 
 
 def _run(block: Block, start: int, n: int) -> Block:
     """Returns a block of n consecutive rows, as views."""
-    A, B, singular, arrow, file = block
     run = slice(start, start + n)
-    return Block(A[run], B[run], singular[run], arrow[run], file)
+    A, B, singular, arrow = (part[run] for part in block[:4])
+    return block._replace(A=A, B=B, singular=singular, arrow=arrow)
 
 
 def _is_run(rows: Tensor) -> bool:

@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import torch
 
-from lag_engine.adapters.joining import hash_forms
 from lag_engine.adapters.lock import WriterLock
 from lag_engine.adapters.manifest import Manifest
 from lag_engine.adapters.mapped import Segment
@@ -89,7 +88,7 @@ class Store:
     def pack(self, dtype: torch.dtype) -> int:
         """Packs everything live into one segment; returns the bytes that were freed."""
         before = self.snapshot()
-        if len(before.segments) <= 1 and not before.n_removed:
+        if len(before.segments) <= 1 + len(before.families()) and not before.n_removed:
             return 0
         n_before = self._n_bytes()
         pack(self.manifest, self.segments, before, dtype)
@@ -105,7 +104,7 @@ class Store:
             problems = [
                 f"adapter {row.name} has other factors than when it joined"
                 for row in snapshot.rows()
-                if hash_forms(snapshot.forms(row.name)) != row.sha256
+                if snapshot.hash_stored(row.name) != row.sha256
             ]
             problems += _broken_mixtures(snapshot)
         if problems:

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lag_engine.adapters.families import Family, grouped
 from lag_engine.adapters.info import refuse_taken
 from lag_engine.adapters.joining import Newcomer
 from lag_engine.adapters.manifest import Change, Manifest
@@ -70,7 +71,9 @@ class Batch:
         self.shapes: dict[str, ModuleShape] = before.modules()
         self._pending: list[Newcomer] = []
         self._n_waiting = 0  # bytes
-        self._written: list[tuple[WrittenSegment, list[Newcomer], list[int]]] = []
+        self._families = list(before.families())
+        self._segments: list[WrittenSegment] = []
+        self._places: list[tuple[Newcomer, int, int]] = []  # in which segment, at which position
 
     def refuse_taken(self, name: str) -> None:
         """Raises DuplicateAdapterError if a newcomer or a live adapter that stays has the name."""
@@ -127,13 +130,14 @@ class Batch:
         names = []
         with self._manifest.change() as change:
             self._take_out(change)
-            for written, newcomers, positions in self._written:
-                segment = change.insert_segment(*written)
-                for newcomer, position in zip(newcomers, positions, strict=True):
-                    place = {"segment": segment, "position": position}
-                    place["layout"] = change.insert_layout(newcomer.layout)
-                    change.insert_adapter({**newcomer.values, **place})
-                    names.append(str(newcomer.values["name"]))
+            if self._families:
+                change.hold_families()
+            segments = [change.insert_segment(*written) for written in self._segments]
+            for newcomer, index, position in self._places:
+                place = {"segment": segments[index], "position": position}
+                place["layout"] = change.insert_layout(newcomer.layout)
+                change.insert_adapter({**newcomer.values, **place})
+                names.append(str(newcomer.values["name"]))
             for values in self._mixtures:
                 change.insert_mixture(values)
         return names
@@ -169,39 +173,69 @@ class Batch:
                 change.mark_removed(self._before.row(name).id)
 
     def _flush(self) -> None:
-        order = _by_kind([str(newcomer.values["kind"]) for newcomer in self._pending])
-        forms = [self._pending[index].forms for index in order]
-        plans = plan_segment(rows_of_forms(forms), dtype=self._dtype)
-        path = self._folder / _file_name(self._manifest, ahead=len(self._written))
-        place = {index: position for position, index in enumerate(order)}
-        positions = [place[index] for index in range(len(order))]
-        # The factors are on disk from here on; only what the manifest needs is kept.
-        kept = [newcomer._replace(forms={}) for newcomer in self._pending]
-        self._written.append((write_segment(path, plans), kept, positions))
+        places: dict[int, tuple[Newcomer, int, int]] = {}
+        batch = [(newcomer.sums, newcomer.forms) for newcomer in self._pending]
+        for family, members in grouped(batch, self._families):
+            joining = {index: self._pending[index] for index in members}
+            if family is not None and members:
+                joining = {i: joining[i].of(family, forms) for i, forms in members.items()}
+                self._families = [f for f in self._families if f is not family] + [family]
+            places |= self._write(joining, family)
+        self._places += [places[index] for index in sorted(places)]
         self._pending, self._n_waiting = [], 0
+
+    def _write(
+        self, joining: dict[int, Newcomer], family: Family | None
+    ) -> dict[int, tuple[Newcomer, int, int]]:
+        """Writes a segment; returns who is in it, and where."""
+        if not joining:
+            return {}
+        indices = list(joining)
+        order = _by_kind([str(newcomer.values["kind"]) for newcomer in joining.values()])
+        inside = [indices[at] for at in order]
+        forms = [joining[index].forms for index in inside]
+        plans = plan_segment(rows_of_forms(forms), dtype=self._dtype, family=family)
+        path = self._folder / _file_name(self._manifest, ahead=len(self._segments))
+        self._segments.append(write_segment(path, plans))
+        # The factors are on disk from here on; only what the manifest needs is kept.
+        return {
+            index: (joining[index]._replace(forms={}), len(self._segments) - 1, position)
+            for position, index in enumerate(inside)
+        }
 
 
 def pack(manifest: Manifest, folder: Path, before: LibrarySnapshot, dtype: torch.dtype) -> None:
-    """Writes all live adapters into one segment and forgets the others; memory stays small."""
-    rows = before.rows()
-    rows = [rows[index] for index in _by_kind([row.kind for row in rows])]
-    modules = [_live_rows(before, module, rows) for module in before.modules()]
-    written = None
-    if rows:
-        path = folder / _file_name(manifest, ahead=0)
-        written = write_segment(path, plan_segment(modules, dtype=dtype))
+    """Writes all live adapters anew, those of a family into one segment and all others into one.
+
+    Memory stays small.
+    """
+    written: list[tuple[WrittenSegment, list[AdapterRow]]] = []
+    for family in (None, *before.families()):
+        rows = [row for row in before.rows() if before.is_of(row, family)]
+        rows = [rows[index] for index in _by_kind([row.kind for row in rows])]
+        if rows:
+            modules = dict.fromkeys(m for row in rows for m in before.layout(row).ranks)
+            plans = [_live_rows(before, module, rows, family) for module in sorted(modules)]
+            path = folder / _file_name(manifest, ahead=len(written))
+            laid = plan_segment(plans, dtype=dtype, family=family)
+            written.append((write_segment(path, laid), rows))
     with manifest.change() as change:
-        if written is not None:
-            segment = change.insert_segment(*written)
+        for segment_file, rows in written:
+            segment = change.insert_segment(*segment_file)
             for position, row in enumerate(rows):
                 change.move(row.id, segment=segment, position=position)
         change.purge()
 
 
-def _live_rows(before: LibrarySnapshot, module: str, rows: Sequence[AdapterRow]) -> ModuleRows:
+def _live_rows(
+    before: LibrarySnapshot, module: str, rows: Sequence[AdapterRow], family: Family | None
+) -> ModuleRows:
     positions = [i for i, row in enumerate(rows) if module in before.layout(row).ranks]
     # The kind does not matter here: both are packed side by side.
     stack = before.stack_of(module, "task", Columns.of(rows))
+    if family is not None:
+        assert stack.shared is not None
+        stack = stack.shared.stack
     shape = ModuleShape(stack.d_in, stack.d_out)
     return ModuleRows(module, positions, stack.rank, shape, lambda field: _chunks(stack, field))
 
