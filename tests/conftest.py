@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+
+# Triton asks once, as it is imported, whether its kernels run in its interpreter, on the CPU.
+os.environ.setdefault("TRITON_INTERPRET", "1")
+
 import signal
 import sys
 import warnings

@@ -14,6 +14,8 @@ from lag_engine.cli.console import n_bytes_text, out
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from lag_engine.model.kernels import KernelStatus
+
 PACKAGES = ("lag-integrations", "torch", "transformers", "peft")
 
 
@@ -30,7 +32,7 @@ def doctor() -> None:
 def _facts() -> Iterator[tuple[str, str]]:
     import torch
 
-    from lag_engine.model.kernels import kernel_status
+    from lag_engine.model.kernels import default_form, gpu_status, kernel_status
 
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     yield "system", f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
@@ -45,7 +47,15 @@ def _facts() -> Iterator[tuple[str, str]]:
     yield "routed updates", f"{form} on the CPU: {status.reason}"
     if status.library is not None:
         yield "", f"{status.library}"
-    yield "", "LAG_KERNELS=auto, cpp or torch decides; adapters on a GPU run in PyTorch"
+    yield "", f"on a GPU: {_on_gpu(default_form().name, gpu_status())}"
+    yield "", "LAG_KERNELS=auto, cpp, torch or triton decides"
+
+
+def _on_gpu(form: str, status: KernelStatus) -> str:
+    if form == "triton":
+        return f"Triton kernels, experimental: {status.reason}"
+    reason = "LAG_KERNELS=triton switches them on" if status.is_ready else status.reason
+    return f"plain PyTorch; the Triton kernels are experimental and off: {reason}"
 
 
 def _version(package: str) -> str:

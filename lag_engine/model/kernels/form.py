@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from lag_engine.errors import ModelError
 from lag_engine.model.kernels.build import KernelStatus, build
+from lag_engine.model.kernels.gpu.status import gpu_status
 from lag_engine.model.kernels.slot import CompiledSlot, is_compiled
 from lag_engine.model.kernels.structs import declare
 from lag_engine.routing import GROUPED, Form
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from lag_engine.routing import Router, Stack
 
 VARIABLE = "LAG_KERNELS"
-CHOICES = ("auto", "cpp", "torch")
+CHOICES = ("auto", "cpp", "torch", "triton")
 
 
 def fuse(router: Router, stack: Stack, allowed: Tensor | None) -> CompiledSlot | None:
@@ -34,11 +35,13 @@ CPP = Form("cpp", GROUPED.project, GROUPED.apply, fuse)
 
 
 def default_form() -> Form:
-    """Returns the form that LAG_KERNELS asks for; "auto" takes the fastest there is.
+    """Returns the form that LAG_KERNELS asks for; "auto" takes the fastest there is on the CPU.
 
     Raises:
-        ModelError: the variable has another value, or asks for what cannot be built here.
+        ModelError: the variable has another value, or asks for what cannot be had here.
     """
+    if _wanted() == "triton":
+        return _triton()
     return CPP if kernel_status().is_ready else GROUPED
 
 
@@ -46,17 +49,13 @@ def kernel_status() -> KernelStatus:
     """Returns whether the compiled operator runs, and why; builds it where that is still to do.
 
     Raises:
-        ModelError: as for `default_form`.
+        ModelError: the variable has another value, or asks for what cannot be built here.
     """
-    wanted = os.environ.get(VARIABLE, "auto")
-    if wanted not in CHOICES:
-        raise ModelError(
-            f"Expected {VARIABLE} to be one of {', '.join(CHOICES)}",
-            f"Found {wanted!r}",
-            "Unset it for the fastest form that can be built here",
-        )
+    wanted = _wanted()
     if wanted == "torch":
         return KernelStatus(False, f"{VARIABLE}=torch asks for plain PyTorch")
+    if wanted == "triton":
+        return KernelStatus(False, f"{VARIABLE}=triton asks for the GPU kernels")
     status = _declared()
     if wanted == "cpp" and not status.is_ready:
         raise ModelError(
@@ -65,6 +64,30 @@ def kernel_status() -> KernelStatus:
             f"Install a C++20 compiler, or unset {VARIABLE} to run in PyTorch",
         )
     return status
+
+
+def _wanted() -> str:
+    wanted = os.environ.get(VARIABLE, "auto")
+    if wanted not in CHOICES:
+        raise ModelError(
+            f"Expected {VARIABLE} to be one of {', '.join(CHOICES)}",
+            f"Found {wanted!r}",
+            "Unset it for the fastest form that can be built here",
+        )
+    return wanted
+
+
+def _triton() -> Form:
+    status = gpu_status()
+    if not status.is_ready:
+        raise ModelError(
+            f"Expected to run the GPU kernels, as {VARIABLE}=triton asks for them",
+            f"Found that {status.reason}",
+            f"Run on a CUDA device with PyTorch's CUDA build, or unset {VARIABLE}",
+        )
+    from lag_engine.model.kernels.gpu.form import TRITON
+
+    return TRITON
 
 
 @functools.cache

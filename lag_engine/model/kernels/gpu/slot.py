@@ -1,0 +1,94 @@
+"""A router over one stack, as the kernels take it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeGuard
+
+import torch
+
+from lag_engine.model.kernels.gpu import launch
+from lag_engine.model.kernels.gpu.launch import Call, is_mergeable
+from lag_engine.model.kernels.gpu.stack import ELEMENTS
+from lag_engine.model.kernels.gpu.table import candidates_of, row_of, width_of
+from lag_engine.routing.routers import LAG, Arrow
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from lag_engine.model.kernels.gpu.stack import DeviceStack
+    from lag_engine.routing.choice import Router, Update
+
+MOST_CANDIDATES = 128
+"""A router that projects more adapters for each token is better served by matrix products."""
+
+
+class DeviceSlot:
+    """A router over one stack, ready to be called; nothing it does waits for the device.
+
+    Args:
+        router: one that `knows` accepts.
+        stack: the module's adapters.
+        allowed: rows that may be chosen; (N,) bool; None allows all.
+
+    Attributes:
+        stack: the module's adapters.
+        row: the router's numbers; (FIELDS,).
+        allowed: (N,) uint8.
+        n_candidates: the most adapters that a token projects.
+        width: the most adapters that a token can have.
+    """
+
+    def __init__(self, router: LAG | Arrow, stack: DeviceStack, allowed: Tensor | None) -> None:
+        device = stack.A.device
+        self.stack = stack
+        self.width = width_of(router, stack.n)
+        self.n_candidates = candidates_of(router, stack.n)
+        self.row = row_of(router, stack.n).to(device)
+        every = torch.ones(stack.n, dtype=torch.bool, device=device)
+        self.allowed = (every if allowed is None else allowed).to(torch.uint8)
+
+    def update(self, x: Tensor) -> Update | None:
+        """Returns the update of every token, or None for inputs it cannot take; x is (T, D_in)."""
+        return launch.update(self._alone(x)) if takes(x) else None
+
+    def added(self, out: Tensor, x: Tensor) -> Tensor | None:
+        """Returns `out` plus the update of every token, in its dtype; see `Fused`."""
+        if not takes(x) or out.dtype not in ELEMENTS or out.requires_grad:
+            return None
+        return launch.added(self._alone(x), out.contiguous())
+
+    def together(self, others: Sequence[DeviceSlot], owners: Tensor, x: Tensor) -> Update | None:
+        """Returns the update of tokens that go their own ways over one stack; see `Fused`."""
+        if not takes(x):
+            return None
+        slots = (self, *others)
+        call = Call(
+            x.contiguous(),
+            self.stack,
+            owners,
+            torch.stack([slot.row for slot in slots]),
+            torch.stack([slot.allowed for slot in slots]),
+            n_candidates=max(slot.n_candidates for slot in slots),
+            width=max(slot.width for slot in slots),
+        )
+        return launch.update(call)
+
+    def _alone(self, x: Tensor) -> Call:
+        routers, allowed = self.row.unsqueeze(0), self.allowed.unsqueeze(0)
+        x = x.contiguous()
+        return Call(x, self.stack, None, routers, allowed, self.n_candidates, self.width)
+
+
+def takes(x: Tensor) -> bool:
+    """Whether the kernels can read these inputs; they compute no gradients."""
+    return x.dtype in ELEMENTS and not x.requires_grad and len(x) > 0
+
+
+def knows(router: Router, n: int) -> TypeGuard[LAG | Arrow]:
+    """Whether the kernels know the router, over n adapters."""
+    if not isinstance(router, LAG | Arrow):
+        return False
+    k = candidates_of(router, n)
+    return 0 < k <= MOST_CANDIDATES and is_mergeable(n, k)

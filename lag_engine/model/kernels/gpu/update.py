@@ -1,0 +1,249 @@
+"""The second stage: candidates with their projections and scores; then the choice, applied."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from lag_engine.model.kernels.gpu.largest import REFUSED, among_largest, kth_largest
+from lag_engine.model.kernels.gpu.retrieve import owner_of
+from lag_engine.model.kernels.gpu.table import (
+    ARROW_KIND,
+    BY_ARROW,
+    BY_NORM,
+    BY_PROJECTION,
+    FIELDS,
+    FLOOR,
+    K_MIN,
+    KEEP,
+    KIND,
+    SCORE,
+    TEMPERATURE,
+    K,
+)
+
+NO_ROW = tl.constexpr(-1)
+_PAST_ALL = tl.constexpr(0x7FFFFFFF)
+
+
+@triton.jit
+def candidate(scores, rows, router, tolerance, wanted):
+    """Returns the row and arrow score of one of a token's candidates; NO_ROW, REFUSED for none.
+
+    Args:
+        scores: arrow scores of what the parts kept, in the order of rows; (1, W).
+        rows: (1, W) int32.
+        router: address of the router's numbers.
+        tolerance: (1,).
+        wanted: which candidate, in the order of rows.
+    """
+    one = tl.zeros((1,), tl.int32)
+    is_chosen = among_largest(scores, one + tl.load(router + K).to(tl.int32), tolerance)
+    k_min = tl.load(router + K_MIN).to(tl.int32)
+    if k_min > 0:
+        chosen = tl.where(is_chosen, scores, REFUSED)
+        # With fewer than k_min of them this is the smallest, which keeps them all.
+        least = kth_largest(chosen, one + k_min)
+        needed = tl.minimum(tl.max(chosen, axis=1) * tl.load(router + KEEP), least)
+        is_chosen = is_chosen & (scores >= needed[:, None])
+    order = tl.cumsum(is_chosen.to(tl.int32), axis=1) - 1
+    is_it = is_chosen & (order == wanted)
+    row = tl.max(tl.max(tl.where(is_it, rows, NO_ROW), axis=1), axis=0)
+    return row, tl.max(tl.max(tl.where(is_it, scores, REFUSED), axis=1), axis=0)
+
+
+@triton.jit
+def rerank_score(z, singular, by):
+    """Returns the score of a projection, both (RANK,); see `routing/scores.py`."""
+    is_first = tl.arange(0, z.shape[0]) == 0
+    sized = z * singular
+    length = tl.sqrt(tl.sum(tl.where(by == BY_PROJECTION, z * z, sized * sized), axis=0))
+    frobenius = tl.sqrt(tl.sum(singular * singular, axis=0))
+    relative = tl.where(frobenius > 0, length / tl.where(frobenius > 0, frobenius, 1.0), 0.0)
+    alone = tl.sum(tl.where(is_first, tl.abs(z), 0.0), axis=0)
+    scaled = tl.where((by == BY_PROJECTION) | (by == BY_NORM), length, relative)
+    return tl.where(by == BY_ARROW, alone, scaled)
+
+
+@triton.jit
+def project(
+    x,
+    A,
+    singular,
+    owners,
+    routers,
+    found_scores,
+    found_rows,
+    tolerances,
+    rows,
+    scores,
+    reach,
+    z,
+    d_in,
+    rank,
+    n_found,
+    FOUND: tl.constexpr,
+    RANK: tl.constexpr,
+    STEP: tl.constexpr,
+):
+    """Merges what the parts kept, and projects and scores one candidate; grid (T, candidates).
+
+    Each program merges for itself, which takes the place of one more launch.
+
+    Args:
+        x: (T, D_in).
+        A: (N, R, D_in).
+        singular: (N, R) float32.
+        owners: the router of each token, -1 for none, (T,) int32; None where all have the first.
+        routers: see `table.py`; (routers, FIELDS) float32.
+        found_scores: see `retrieve`; (T, n_found) float32.
+        found_rows: (T, n_found) int32.
+        tolerances: (T,) float32.
+        rows: takes the candidates, ascending; (T, candidates) int32; NO_ROW where there are fewer.
+        scores: takes what decides among them, or mixes them; (T, candidates) float32.
+        reach: takes the scores up to which each counts as equal; (T, candidates) float32.
+        z: takes A* x; (T, candidates, R) float32.
+        d_in: D_in.
+        rank: R.
+        n_found: parts times what each kept.
+        FOUND: no less than n_found.
+        RANK: no less than R.
+        STEP: columns read at a time.
+    """
+    token, number = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    to = token * tl.num_programs(1) + number
+    owner = owner_of(owners, token, token >= 0)
+    router = routers + tl.maximum(owner, 0) * FIELDS
+    places = tl.arange(0, FOUND)[None, :]
+    is_found = (places < n_found) & (owner >= 0)
+    kept = tl.load(found_scores + token * n_found + places, mask=is_found, other=REFUSED)
+    kept_rows = tl.load(found_rows + token * n_found + places, mask=is_found, other=NO_ROW)
+    tolerance = tl.load(tolerances + token)
+    row, arrow_score = candidate(
+        kept, kept_rows, router, tl.zeros((1,), tl.float32) + tolerance, number
+    )
+    ranks = tl.arange(0, RANK)
+    is_rank = (ranks < rank) & (row >= 0)
+    lines = A + (row.to(tl.int64) * rank + ranks)[:, None] * d_in
+    products = tl.zeros((RANK, STEP), tl.float32)
+    for start in range(0, d_in, STEP):
+        at = start + tl.arange(0, STEP)
+        values = tl.load(x + token * d_in + at, mask=at < d_in, other=0.0).to(tl.float32)
+        inside = is_rank[:, None] & (at < d_in)[None, :]
+        block = tl.load(lines + at[None, :], mask=inside, other=0.0).to(tl.float32)
+        products += block * values[None, :]
+    found = tl.sum(products, axis=1)  # (RANK,)
+    sizes = tl.load(singular + row.to(tl.int64) * rank + ranks, mask=is_rank, other=0.0)
+    by = tl.load(router + SCORE)
+    is_mixed = tl.load(router + KIND) == ARROW_KIND
+    score = tl.where(is_mixed, arrow_score, rerank_score(found, sizes, by))
+    score = tl.where(row >= 0, tl.where(score >= 0, score, REFUSED), REFUSED)
+    largest = tl.max(sizes, axis=0)  # they descend
+    near = tl.where(by == BY_NORM, tolerance * largest, tolerance)
+    tl.store(rows + to, row)
+    tl.store(scores + to, score)
+    tl.store(reach + to, score + near)
+    tl.store(z + to * rank + ranks, found, mask=ranks < rank)
+
+
+@triton.jit
+def best_of(rows, scores, reach):
+    """Returns the place, row and score of the best candidate; a row of _PAST_ALL for none."""
+    is_there = rows >= 0
+    largest = tl.max(tl.where(is_there, scores, REFUSED), axis=0)
+    row = tl.min(tl.where(is_there & (reach >= largest), rows, _PAST_ALL), axis=0)
+    is_best = is_there & (rows == row)
+    place = tl.max(tl.where(is_best, tl.arange(0, rows.shape[0]), 0), axis=0)
+    return place, row, tl.max(tl.where(is_best, scores, 0.0), axis=0)
+
+
+@triton.jit
+def apply(
+    rows,
+    scores,
+    reach,
+    z,
+    B,
+    owners,
+    routers,
+    base,
+    total,
+    applied_rows,
+    applied_scores,
+    applied_weights,
+    n_candidates,
+    rank,
+    d_out,
+    width,
+    CANDIDATES: tl.constexpr,
+    RANK: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Chooses among a token's candidates and applies the choice; grid (T, blocks of columns).
+
+    Args:
+        rows: see `project`; (T, candidates) int32.
+        scores: (T, candidates) float32.
+        reach: (T, candidates) float32.
+        z: (T, candidates, R) float32.
+        B: (N, R, D_out).
+        owners: the router of each token, -1 for none, (T,) int32; None where all have the first.
+        routers: see `table.py`; (routers, FIELDS) float32.
+        base: what the updates are added to; (T, D_out); None for zero.
+        total: takes the sums; (T, D_out).
+        applied_rows: takes the choice; (T, width) int64; None, like the next two, for nowhere.
+        applied_scores: (T, width) float32.
+        applied_weights: (T, width) float32.
+        n_candidates: of a token, at most.
+        rank: R.
+        d_out: D_out.
+        width: the most adapters that a token can have.
+        CANDIDATES: no less than n_candidates, nor than width.
+        RANK: no less than R.
+        COLUMNS: of a block.
+    """
+    token, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    router = routers + tl.maximum(owner_of(owners, token, token >= 0), 0) * FIELDS
+    is_mixed = tl.load(router + KIND) == ARROW_KIND
+    temperature = tl.load(router + TEMPERATURE)
+    places = tl.arange(0, CANDIDATES)
+    first = token * n_candidates
+    is_place = places < n_candidates
+    known = tl.load(rows + first + places, mask=is_place, other=NO_ROW)
+    own = tl.load(scores + first + places, mask=is_place, other=REFUSED)
+    upto = tl.load(reach + first + places, mask=is_place, other=REFUSED)
+    best, best_row, best_score = best_of(known, own, upto)
+    n_best = tl.where(best_score >= tl.load(router + FLOOR), 1, 0)
+    n_best = tl.where(best_row < _PAST_ALL, n_best, 0)
+    largest = tl.max(own, axis=0)
+    parts = tl.where(known >= 0, tl.exp((own - largest) / temperature), 0.0)
+    n_mixed = tl.sum((known >= 0).to(tl.int32), axis=0)
+    whole = tl.where(n_mixed > 0, tl.sum(parts, axis=0), 1.0)
+    if applied_rows is not None and block == 0:
+        chosen_to = token * width + places
+        is_best = places < n_best
+        chosen = tl.where(is_mixed, known, tl.where(is_best, best_row, NO_ROW))
+        score = tl.where(is_mixed, tl.maximum(own, 0.0), tl.where(places == 0, best_score, 0.0))
+        weight = tl.where(is_mixed, parts / whole, is_best.to(tl.float32))
+        tl.store(applied_rows + chosen_to, chosen.to(tl.int64), mask=places < width)
+        tl.store(applied_scores + chosen_to, score, mask=places < width)
+        tl.store(applied_weights + chosen_to, weight, mask=places < width)
+    columns = block * COLUMNS + tl.arange(0, COLUMNS)
+    ranks = tl.arange(0, RANK)
+    is_rank = ranks < rank
+    inside = is_rank[:, None] & (columns < d_out)[None, :]
+    to = token * d_out + columns
+    summed = tl.zeros((COLUMNS,), tl.float32)
+    start = tl.where(is_mixed, 0, best)
+    end = tl.where(is_mixed, n_mixed, best + n_best)
+    for place in range(start, end):
+        row = tl.load(rows + first + place).to(tl.int64)
+        share = tl.exp((tl.load(scores + first + place) - largest) / temperature) / whole
+        weight = tl.where(is_mixed, share, 1.0)
+        inputs = tl.load(z + (first + place) * rank + ranks, mask=is_rank, other=0.0)
+        lines = B + (row * rank + ranks)[:, None] * d_out
+        part = tl.load(lines + columns[None, :], mask=inside, other=0.0).to(tl.float32)
+        summed += tl.sum(part * (inputs * weight)[:, None], axis=0)
+    if base is not None:
+        summed += tl.load(base + to, mask=columns < d_out, other=0.0).to(tl.float32)
+    tl.store(total + to, summed, mask=columns < d_out)
