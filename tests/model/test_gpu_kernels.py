@@ -9,9 +9,10 @@ import torch
 
 from lag_engine.errors import ModelError
 from lag_engine.model.bank import ResidentStack
+from lag_engine.model.engine import LAGEngine
 from lag_engine.model.kernels import default_form, form, gpu_status, kernel_status
 from lag_engine.model.kernels.gpu import status
-from lag_engine.routing import LAG, REFERENCE, SCORES, Arrow, SpectR
+from lag_engine.routing import LAG, REFERENCE, SCORES, Arrow, Plan, Routed, SpectR
 
 if sys.platform != "linux":
     pytest.skip("Triton is made for Linux only", allow_module_level=True)
@@ -76,8 +77,16 @@ def test_they_decide_and_compute_what_the_reference_does(router, stack, n_tokens
     check(router, stack, inputs(n_tokens))
 
 
-@pytest.mark.parametrize("x_dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "x_dtype"),
+    [
+        (torch.bfloat16, torch.float32),
+        (torch.float32, torch.bfloat16),
+        (torch.bfloat16, torch.bfloat16),
+        (torch.float16, torch.float16),
+    ],
+    ids=str,
+)
 def test_stored_and_activation_dtypes_may_differ(dtype, x_dtype, make_stack, n_tokens):
     stack = ResidentStack(make_stack(9, d_in=D_IN, d_out=D_OUT, rank=2, dtype=dtype), CPU)
     check(LAG(2), stack, inputs(n_tokens, dtype=x_dtype))
@@ -171,6 +180,30 @@ def test_tokens_of_different_routers_share_one_call(stack):
             )
 
 
+def test_a_model_writes_the_same_tokens(text_model, byte_tokenizer, text_library, monkeypatch):
+    plan, texts, calls = Plan("custom", knowledge=Routed(LAG(2))), [], []
+    monkeypatch.setattr(launch, "_route", _counted(launch._route, calls))
+    for wanted in ("torch", "triton"):
+        monkeypatch.setenv("LAG_KERNELS", wanted)
+        with LAGEngine(text_model, byte_tokenizer, text_library) as engine:
+            texts.append(engine.generate("?", plan=plan, max_new_tokens=3, trace=True))
+    ours, theirs = texts
+    assert len(calls) == 3 * 4  # forward passes, modules
+    assert ours.text == theirs.text
+    assert (
+        ours.trace.to_dict()["decisions"][0]["adapters"]
+        == (theirs.trace.to_dict()["decisions"][0]["adapters"])
+    )
+
+
+def _counted(function, calls):
+    def call(*args):
+        calls.append(args)
+        return function(*args)
+
+    return call
+
+
 class Launches:
     """Takes the place of a kernel, and of every kernel's launch keeps the grid and the sizes."""
 
@@ -242,7 +275,7 @@ def test_only_the_environment_switches_them_on(monkeypatch):
 
 def test_asked_for_where_they_cannot_run_they_are_an_error(monkeypatch):
     monkeypatch.setenv("LAG_KERNELS", "triton")
-    monkeypatch.setattr(status, "_is_interpreted", lambda: False)
+    monkeypatch.setattr(status, "is_interpreted", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ModelError, match="no CUDA device") as caught:
         default_form()

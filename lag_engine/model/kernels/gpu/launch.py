@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from lag_engine.model.kernels.gpu.retrieve import retrieve
+from lag_engine.model.kernels.gpu.status import is_interpreted
 from lag_engine.model.kernels.gpu.update import apply, project
 from lag_engine.routing.choice import Update
 
@@ -138,7 +139,7 @@ def _retrieve(call: Call) -> Found:
         TOKENS=tokens,
         ROWS=rows,
         STEP=STEP if tokens > 1 else _step(rows, stack.d_in),
-        HALF=call.x.is_cuda and call.x.dtype == stack.arrow.dtype != torch.float32,
+        HALF=_is_half(call),
         num_warps=8 if tokens > 1 else 4,
     )
     return found
@@ -186,6 +187,11 @@ def _apply(call: Call, candidates: Candidates, *results: Tensor | None) -> None:
         RANK=_power(stack.rank),
         COLUMNS=COLUMNS,
     )
+
+
+def _is_half(call: Call) -> bool:
+    """Whether matrix units multiply the inputs as they are; the interpreter takes no bfloat16."""
+    return call.x.dtype == call.stack.arrow.dtype != torch.float32 and not is_interpreted()
 
 
 def _part_rows(n: int, n_tokens: int) -> int:

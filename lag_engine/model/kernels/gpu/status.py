@@ -14,7 +14,7 @@ def gpu_status() -> KernelStatus:
     if find_spec("triton") is None:
         return KernelStatus(False, "Triton is not installed")
     version = f"Triton {_triton_version()}"
-    if _is_interpreted():
+    if is_interpreted():
         return KernelStatus(True, f"{version} interprets them on the CPU, slowly")
     if not torch.cuda.is_available():
         return KernelStatus(False, f"there is {version}, but no CUDA device that PyTorch can use")
@@ -23,17 +23,17 @@ def gpu_status() -> KernelStatus:
 
 def runs_on(device: torch.device) -> bool:
     """Whether the kernels, of which there is a form, can read tensors of this device."""
-    return device.type == "cuda" or _is_interpreted()
+    return device.type == "cuda" or is_interpreted()
+
+
+def is_interpreted() -> bool:
+    """Whether TRITON_INTERPRET was set as Triton was imported."""
+    from triton import knobs
+
+    return bool(knobs.runtime.interpret)
 
 
 def _triton_version() -> str:
     import triton
 
     return str(triton.__version__)
-
-
-def _is_interpreted() -> bool:
-    """Whether TRITON_INTERPRET was set as Triton was imported."""
-    from triton import knobs
-
-    return bool(knobs.runtime.interpret)
