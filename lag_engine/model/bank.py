@@ -6,21 +6,17 @@ when they are gathered. `refresh` follows a library that changes.
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
-
-import torch
-from torch import Tensor
 
 from lag_engine.errors import AdapterNotFoundError
 from lag_engine.model.generated import GeneratedAdapters
-from lag_engine.model.kernels.stacks import CompiledStack, is_readable
-from lag_engine.routing import Slot, Stack
+from lag_engine.model.resident import NamedStack, ResidentStack
+from lag_engine.routing import Slot
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from lag_engine.adapters.stack import Places
+    import torch
 
 Kind = Slot | Literal["latent"]
 """The kinds of stored adapters: those of either slot, and those that mixtures share."""
@@ -39,15 +35,6 @@ class Shape(Protocol):
     @property
     def d_out(self) -> int:
         """Width of its output."""
-        ...
-
-
-class NamedStack(Stack, Protocol):
-    """A stack that knows its adapters' names, as the library hands it out."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The adapter of each row."""
         ...
 
 
@@ -101,68 +88,6 @@ class Library(Protocol):
     def snapshot(self) -> Snapshot:
         """Returns the library as it is now."""
         ...
-
-
-class ResidentStack:
-    """One module's stack on the module's device.
-
-    The arrow vectors and singular values stay there in float32, as they are read for every token,
-    or, where the compiled operator reads them, as they are stored; factors are gathered from the
-    library's memory-mapped blocks and copied, a few rows at a time.
-
-    Attributes:
-        names: the adapter of each row.
-        row_of: the row of each adapter.
-        singular: (N, R).
-        device: the module's.
-        dtype: of the arrow vectors there.
-    """
-
-    def __init__(self, stack: NamedStack, device: torch.device) -> None:
-        self.names = tuple(stack.names)
-        self.row_of = {name: row for row, name in enumerate(self.names)}
-        self.singular = _resident(stack.singular, device)
-        self.device = device
-        self.dtype = _wide(stack.arrow.dtype)
-        self._stack = stack
-
-    @cached_property
-    def arrow(self) -> Tensor:
-        """Arrow vectors; (N, D_in), contiguous."""
-        return _resident(self._stack.arrow, self.device)
-
-    @cached_property
-    def compiled(self) -> CompiledStack | None:
-        """The same stack for the compiled operator; None where that cannot read it in place."""
-        places: Places | None = getattr(self._stack, "places", None)
-        if places is None or self.device.type != "cpu" or not is_readable(self._stack, places):
-            return None
-        return CompiledStack(self._stack, places)
-
-    def A(self, rows: Tensor) -> Tensor:
-        """Returns A* of these rows; (*rows.shape, R, D_in)."""
-        return self._stack.A(rows.cpu()).to(self.device)
-
-    def B(self, rows: Tensor) -> Tensor:
-        """Returns B* of these rows; (*rows.shape, R, D_out)."""
-        return self._stack.B(rows.cpu()).to(self.device)
-
-    def gathered(self, rows: Tensor) -> Stack:
-        """Returns a few rows, factors included, as a stack of their own; rows is (K,)."""
-        arrow = _resident(self._stack.arrow[rows.cpu()], self.device)
-        return _Gathered(arrow, self.singular[rows], self.A(rows), self.B(rows))
-
-
-class _Gathered:
-    def __init__(self, arrow: Tensor, singular: Tensor, A: Tensor, B: Tensor) -> None:
-        self.arrow, self.singular = arrow, singular
-        self._A, self._B = A, B
-
-    def A(self, rows: Tensor) -> Tensor:
-        return self._A[rows]
-
-    def B(self, rows: Tensor) -> Tensor:
-        return self._B[rows]
 
 
 class AdapterBank:
@@ -257,11 +182,3 @@ class AdapterBank:
             kind: {} if shot is None else shot.modules(kind) for kind in _KINDS
         }
         self._modules = {name: s for kind in _KINDS for name, s in self._modules_of[kind].items()}
-
-
-def _resident(tensor: Tensor, device: torch.device) -> Tensor:
-    return tensor.to(device, _wide(tensor.dtype)).contiguous()
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32

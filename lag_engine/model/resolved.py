@@ -6,15 +6,17 @@ shows the library as it was when it was resolved, however often it is applied.
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from lag_engine.errors import PlanError
-from lag_engine.model.bank import ResidentStack
+from lag_engine.errors import AdapterWarning, PlanError
 from lag_engine.model.generated import stack_of
 from lag_engine.model.mixed import mixed_weights
+from lag_engine.model.resident import ResidentStack
+from lag_engine.model.shared import SharedFused, behind
 from lag_engine.routing import (
     NOT_APPLIED,
     Form,
@@ -51,6 +53,9 @@ class RoutedSlot:
 
     def __init__(self, router: Router, stack: ResidentStack, allowed: Tensor | None) -> None:
         self.stack = stack
+        shared = stack.shared
+        self._basis: Tensor | None = None if shared is None else shared.basis
+        self._seen: ResidentStack = stack if shared is None else shared.stack
         self._router = router
         self._allowed = allowed
         self._fused: dict[str, Fused | None] = {}
@@ -67,17 +72,19 @@ class RoutedSlot:
         found = None if fused is None else fused.update(x)
         if found is not None:
             return found
-        choice = self._router.route(x, self.stack, allowed=self._allowed, form=form)
-        total = form.apply(choice.z, choice.weights, choice.rows, self.stack)
+        x, seen = behind(self._basis, x), self._seen
+        choice = self._router.route(x, seen, allowed=self._allowed, form=form)
+        total = form.apply(choice.z, choice.weights, choice.rows, seen)
         return Update(total, choice.rows, choice.scores, choice.weights)
 
     def fused(self, form: Form) -> Fused | None:
         """Returns the form's one call for this slot, or None where it has none."""
         if form.name not in self._fused:
             fuse = form.fuse
-            self._fused[form.name] = (
-                None if fuse is None else fuse(self._router, self.stack, self._allowed)
-            )
+            found = None if fuse is None else fuse(self._router, self._seen, self._allowed)
+            if found is not None and self._basis is not None:
+                found = SharedFused(found, self._basis)
+            self._fused[form.name] = found
         return self._fused[form.name]
 
 
@@ -145,6 +152,7 @@ class ResolvedSelection:
         self._bank = bank
         self._selection = selection
         self._active: dict[str, ActiveSlot | None] = {}
+        self._has_warned = False
         if isinstance(selection, Latent):
             self._mixed = mixed_weights(bank, selection)
         if isinstance(selection, Pinned):
@@ -168,10 +176,25 @@ class ResolvedSelection:
 
     def _over(self, stack: ResidentStack, module: str) -> ActiveSlot:
         if isinstance(self._selection, Routed):
+            self._warn_of_ties(stack)
             return RoutedSlot(self._selection.router, stack, _allowed(self._selection, stack))
         if isinstance(self._selection, Latent):
             return _pin(self._mixed.get(module, {}).items(), stack)
         return _pin(self._selection.items, stack)
+
+    def _warn_of_ties(self, stack: ResidentStack) -> None:
+        """Tells once that a score cannot tell the adapters apart."""
+        assert isinstance(self._selection, Routed)
+        is_blind = getattr(self._selection.router, "score", None) == "projection"
+        if is_blind and not self._has_warned and stack.shared is not None:
+            self._has_warned = True
+            warnings.warn(
+                f"All {len(stack.names)} {self.slot} adapters have one lora_A, so that the score "
+                "'projection' is equal for all of them and rounding decides which one is applied. "
+                "Pass score='norm' or score='relative'.",
+                AdapterWarning,
+                stacklevel=2,
+            )
 
 
 class ResolvedPlan(NamedTuple):

@@ -115,11 +115,14 @@ class SpectR:
         n_adapters, rank = stack.singular.shape
         rows = torch.arange(n_adapters, device=x.device)
         chunks = list(row_chunks(rows if allowed is None else rows[allowed], rank * max(x.shape)))
+        if allowed is None and len(chunks) == 1:
+            z = form.project(x, rows, stack)  # (T, N, R)
+            return rerank_scores(z, stack.singular.to(z), self.score), z
         scores = x.new_full((len(x), n_adapters), -torch.inf, dtype=accumulation_dtype(x))
         for chunk in chunks:
             z = form.project(x, chunk, stack)  # (T, n, R)
             scores[:, chunk] = rerank_scores(z, stack.singular[chunk].to(z), self.score)
-        return scores, z if allowed is None and len(chunks) == 1 else None
+        return scores, None
 
 
 @dataclass(frozen=True)

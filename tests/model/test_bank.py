@@ -39,7 +39,7 @@ def test_what_scores_are_made_of_is_kept_in_float32(dtype, make_adapters, memory
 
 
 def test_a_float32_library_is_shown_without_a_copy(make_stack):
-    from lag_engine.model.bank import ResidentStack
+    from lag_engine.model.resident import ResidentStack
 
     own = make_stack(dtype=torch.float32)
     assert ResidentStack(own, CPU).arrow.data_ptr() == own.arrow.data_ptr()
