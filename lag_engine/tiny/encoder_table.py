@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ from lag_engine.tiny.encoder_trials import (
 )
 
 CONTROLS = ("right", "wrong", "shuffled", "one adapter")
+COUNTED = ("documents", "questions")
 DOCUMENTS, TRANSLATOR_DOCUMENTS = 32, 120
 FEW_LATENTS = replace(LATENT_SETTINGS, n_latents=6, top_k=3)
 TAUGHT_ON_OTHERS = replace(TRANSLATOR_SETTINGS, epochs=10)
@@ -230,6 +231,14 @@ def markdown(rows: Sequence[Row]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def page(about: Mapping[str, Any], rows: Sequence[Row]) -> str:
+    """The rows as a page that says what was measured, and how."""
+    title, text = (__doc__ or "").replace("``", "`").split("\n\n", 1)
+    facts = ", ".join(f"{value} {name}" for name, value in about.items() if name in COUNTED)
+    where = f"{facts} of the {about['split']} split; {about['machine']}, torch {about['torch']}."
+    return f"# {title.rstrip('.')}\n\n{text.strip()}\n\n{where}\n\n{markdown(rows)}"
+
+
 def _score(found: Interval | None) -> str:
     if found is None:
         return "–"
@@ -267,7 +276,7 @@ def main() -> None:
             told = {**about, "rows": [row.told() for row in table.rows]}
             arguments.json.write_text(json.dumps(told, indent=1) + "\n")
         if arguments.markdown:
-            arguments.markdown.write_text(markdown(table.rows))
+            arguments.markdown.write_text(page(about, table.rows))
 
     table = Table(cases, tell)
     for name, run in methods(table).items():

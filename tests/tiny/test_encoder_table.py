@@ -5,7 +5,7 @@ from __future__ import annotations
 from lag_engine.evaluation.statistics import Interval
 from lag_engine.tiny.encoder_cases import cases_of, other_cases, shuffled, united, wrong_of
 from lag_engine.tiny.encoder_storage import measure
-from lag_engine.tiny.encoder_table import CONTROLS, HEADINGS, Row, markdown
+from lag_engine.tiny.encoder_table import CONTROLS, HEADINGS, Row, markdown, page
 from lag_engine.tiny.shipped import world_entities
 from lag_engine.tiny.world import known_world
 
@@ -62,6 +62,14 @@ def test_a_control_that_was_not_run_is_a_dash():
     assert line.count("–") == len(CONTROLS)  # one stands in the interval
     assert "50.0 (40.0–60.0)" in line
     assert "73,824" in line
+
+
+def test_the_page_says_what_was_measured_and_with_which_command():
+    about = {"split": "dev", "documents": 3, "questions": 12, "machine": "M", "torch": "2"}
+    told = page(about, [Row("PRAG", {})])
+    assert "3 documents, 12 questions of the dev split; M, torch 2." in told
+    assert "python -m lag_engine.tiny.encoder_table" in told
+    assert told.endswith(markdown([Row("PRAG", {})]))
 
 
 def test_mixtures_take_less_room_the_more_documents_share_the_latent_adapters():
