@@ -19,17 +19,20 @@ if TYPE_CHECKING:
 
     from lag_engine.model.kernels.gpu.stack import DeviceStack
 
-FEW_TOKENS = 8
-"""Up to here each token is scored alone: memory is the limit, and matrix units need 16."""
-
-TOKENS, ROWS, STEP = 32, 128, 64
-"""Tokens, rows and columns of a program that scores many tokens."""
-
 PARTS = 128
-"""Into so many the rows are split for few tokens, where there are enough: one for each core."""
+"""Programs that share the rows, where there are enough of them: about one for each core."""
 
 FEWEST_ROWS, MOST_ROWS = 8, 256
-"""Of a program that scores one token."""
+"""Of a program that scores one token: memory is its limit."""
+
+FEWEST_TILE_ROWS, MOST_TILE_ROWS = 16, 128
+"""Of a program that scores several tokens by matrix units, which take no fewer than 16."""
+
+FEWEST_TOKENS, MOST_TOKENS = 16, 32
+"""Of such a program."""
+
+STEP = 64
+"""Columns that such a program reads at a time."""
 
 TILE = 4096
 """Elements of a factor read at a time: 32 numbers in flight for each of 128 threads."""
@@ -105,7 +108,7 @@ def added(call: Call, base: Tensor) -> Tensor:
 
 def is_mergeable(n: int, n_candidates: int) -> bool:
     """Whether one program can merge what the first stage leaves of n rows, for any tokens."""
-    return all(_n_found(n, n_candidates, n_tokens) <= MOST_FOUND for n_tokens in (1, TOKENS))
+    return all(_n_found(n, n_candidates, n_tokens) <= MOST_FOUND for n_tokens in (1, 2))
 
 
 def _route(call: Call, *results: Tensor | None) -> None:
@@ -123,8 +126,7 @@ def _retrieve(call: Call) -> Found:
     n_tokens, stack = len(call.x), call.stack
     n_left = _n_found(stack.n, call.n_candidates, n_tokens)
     found = Found(call.empty(n_left), call.empty(n_left, dtype=torch.int32), call.empty())
-    rows = _part_rows(stack.n, n_tokens)
-    tokens = 1 if n_tokens <= FEW_TOKENS else TOKENS
+    rows, tokens = _part_rows(stack.n, n_tokens), _block_tokens(n_tokens)
     retrieve[(_parts(stack.n, rows), _parts(n_tokens, tokens))](
         call.x,
         stack.arrow,
@@ -194,11 +196,18 @@ def _is_half(call: Call) -> bool:
     return call.x.dtype == call.stack.arrow.dtype != torch.float32 and not is_interpreted()
 
 
+def _block_tokens(n_tokens: int) -> int:
+    """Returns how many tokens one program scores; a power of two."""
+    return 1 if n_tokens == 1 else min(max(_power(n_tokens), FEWEST_TOKENS), MOST_TOKENS)
+
+
 def _part_rows(n: int, n_tokens: int) -> int:
-    """Returns how many rows one program scores; a power of two."""
-    if n_tokens > FEW_TOKENS:
-        return ROWS
-    return min(max(_power(n // PARTS), FEWEST_ROWS), MOST_ROWS)
+    """Returns how many of n rows one program scores; a power of two."""
+    n_blocks = _parts(n_tokens, _block_tokens(n_tokens))
+    wanted = _power(n * n_blocks // PARTS)
+    if n_tokens == 1:
+        return min(max(wanted, FEWEST_ROWS), MOST_ROWS)
+    return min(max(wanted, FEWEST_TILE_ROWS), MOST_TILE_ROWS)
 
 
 def _step(lines: int, width: int) -> int:
