@@ -47,6 +47,11 @@ class Group(NamedTuple):
     tokens: Tensor | None
     pieces: tuple[tuple[int, Recorder | None], ...]
 
+    @property
+    def is_recorded(self) -> bool:
+        """Whether anybody wants to know what was chosen."""
+        return any(recorder is not None for _, recorder in self.pieces)
+
     def record(self, module: str, names: tuple[str, ...], update: Update) -> None:
         """Hands each part's choices to its recorder."""
         start = 0

@@ -73,8 +73,11 @@ class RoutedLinear(nn.Module):
         groups = () if active is None else active.groups(x, self.name)
         if not groups:
             return out
-        total = None  # (T, D_out), of all slots and plans
         tokens = x.reshape(-1, x.shape[-1])  # (T, D_in)
+        added = self._added(out, tokens, groups)
+        if added is not None:
+            return added
+        total = None  # (T, D_out), of all slots and plans
         done: set[int] = set()
         if len(groups) > 1:
             total = self._add_together(tokens, x, groups, done)
@@ -82,6 +85,23 @@ class RoutedLinear(nn.Module):
             if index not in done:
                 total = self._add(total, tokens, group)
         return out if total is None else out + total.to(out.dtype).view(out.shape)
+
+    def _added(self, out: Tensor, tokens: Tensor, groups: Sequence[Group]) -> Tensor | None:
+        """Returns `out` plus the update of the only selection there is here, in one call.
+
+        None where there are several, or their choices are recorded, or another way must be taken.
+        """
+        found = [
+            (group, slot)
+            for group in groups
+            if (slot := group.selection.active(self.name, tokens.device)) is not None
+        ]
+        if len(found) != 1:
+            return None
+        group, slot = found[0]
+        if group.tokens is not None or group.is_recorded or not isinstance(slot, RoutedSlot):
+            return None
+        return slot.added(out, tokens, self.form)
 
     def _add_together(
         self, tokens: Tensor, x: Tensor, groups: Sequence[Group], done: set[int]
@@ -123,7 +143,7 @@ class RoutedLinear(nn.Module):
 
     def _record_part(self, group: Group, update: Update) -> None:
         """Records what one of several plans chose; as wide as it chooses alone."""
-        if not any(recorder for _, recorder in group.pieces):
+        if not group.is_recorded:
             return
         found = group.selection.active(self.name, update.total.device)
         assert isinstance(found, RoutedSlot)

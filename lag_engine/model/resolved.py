@@ -67,6 +67,17 @@ class RoutedSlot:
         parts = [self._update(chunk, form) for chunk in x.split(CHUNK_TOKENS)]
         return Update(*map(torch.cat, zip(*parts, strict=True)))
 
+    def added(self, out: Tensor, x: Tensor, form: Form) -> Tensor | None:
+        """Returns `out` plus the update of the chosen adapters, or None where that takes `update`.
+
+        Args:
+            out: (..., D_out), T tokens.
+            x: (T, D_in).
+            form: how the products are computed.
+        """
+        fused = self.fused(form)
+        return None if fused is None or len(x) > CHUNK_TOKENS else fused.added(out, x)
+
     def _update(self, x: Tensor, form: Form) -> Update:
         fused = self.fused(form)
         found = None if fused is None else fused.update(x)

@@ -65,6 +65,18 @@ class Fused(Protocol):
         """Returns the update of every token, or None for inputs it cannot take; x is (T, D_in)."""
         ...
 
+    def added(self, out: Tensor, x: Tensor, /) -> Tensor | None:
+        """Returns `out` plus the update of every token, in its dtype, as a new tensor.
+
+        Args:
+            out: (..., D_out), T tokens.
+            x: (T, D_in).
+
+        Returns:
+            None for inputs it cannot take.
+        """
+        ...
+
     def together(self, others: Sequence[Any], owners: Tensor, x: Tensor, /) -> Update | None:
         """Returns the update of tokens that go their own ways over one stack.
 

@@ -190,6 +190,30 @@ def test_adapters_of_several_ranks_lie_in_several_places(make_adapters, tmp_path
 
 
 @needs_compiler
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("n_tokens", [1, 2, 12])
+def test_what_is_added_at_once_is_what_is_added_afterwards(n_tokens, dtype):
+    stack, x = draw(300, 96, 40, 5, dtype=torch.bfloat16), inputs(n_tokens, 96, dtype=dtype)
+    out = inputs(n_tokens, 40, dtype=dtype, seed=2)[None]
+    before = out.clone()
+    slot = CPP.fuse(LAG(8), stack, None)
+    assert torch.equal(slot.added(out, x), out + slot.update(x).total.to(dtype))
+    assert torch.equal(out, before)
+
+
+@needs_compiler
+@pytest.mark.parametrize("d_in", [1, 33, 64, 200])
+@pytest.mark.parametrize("scale", [1e-15, 1.0, 1e30])
+@pytest.mark.parametrize("largest", [1.0, 1e6])
+def test_few_tokens_of_any_magnitude_find_the_adapters_of_many(d_in, scale, largest):
+    stack, x = draw(300, d_in, 8, 1), inputs(2, d_in)
+    x[:, 0] *= largest
+    x = x * scale
+    few, many = (CPP.fuse(LAG(6), stack, None).update(x.repeat(n, 1)).rows for n in (1, 6))
+    assert torch.equal(few, many[:2])
+
+
 def test_inputs_that_are_no_numbers_are_routed_nowhere():
     stack = draw(200, 64, 16, 4)
     for n_tokens in (1, 12):

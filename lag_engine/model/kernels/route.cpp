@@ -14,7 +14,7 @@
 namespace lag {
 namespace {
 
-constexpr int64_t MANY_TOKENS = 9;
+constexpr int64_t MANY_TOKENS = 3;
 constexpr int64_t SCORE_ELEMENTS = 1 << 20;  // of the compact scores at one time: 4 MiB
 
 // Returns a token's router; null where it has none.
@@ -128,7 +128,7 @@ struct Decision {
 template <class Element>
 void update(
     const Stack& stack, const Router* routers, const Call& call, const Tokens& tokens,
-    const Chosen& chosen) {
+    const Chosen& chosen, float* total) {
     Pairs pairs, applied;
     std::vector<int64_t> first(tokens.n);
     for (int64_t t = 0; t < tokens.n; ++t) {
@@ -158,20 +158,43 @@ void update(
         }
     }
     applied.group(stack.n);
-    apply<Element>(stack, applied, coefficients.data(), call.n_threads, call.total);
+    apply<Element>(stack, applied, coefficients.data(), call.n_threads, total);
 }
 
-void route(const Stack& stack, const Router* routers, const Call& call) {
-    std::fill_n(call.rows, call.n_tokens * call.width, (int64_t)-1);
-    std::fill_n(call.scores, call.n_tokens * call.width, 0.0f);
-    std::fill_n(call.weights, call.n_tokens * call.width, 0.0f);
-    std::fill_n(call.total, call.n_tokens * stack.d_out, 0.0f);
+// Fills total with base plus the sums, each rounded as PyTorch does.
+void add_to_base(const Call& call, const float* sums, int64_t n) {
+    if (call.total_element == FLOAT32) {
+        for (int64_t i = 0; i < n; ++i)
+            ((float*)call.total)[i] = ((const float*)call.base)[i] + sums[i];
+        return;
+    }
+    for (int64_t i = 0; i < n; ++i)
+        ((bfloat16*)call.total)[i] =
+            rounded(widened(((const bfloat16*)call.base)[i]) + widened(rounded(sums[i])));
+}
+
+void route(const Stack& stack, const Router* routers, Call call) {
+    const int64_t n_places = call.n_tokens * call.width, n_sums = call.n_tokens * stack.d_out;
+    std::vector<int64_t> rows(call.rows ? 0 : n_places);
+    std::vector<float> numbers(call.rows ? 0 : 2 * n_places), sums(call.base ? n_sums : 0);
+    if (!call.rows) {
+        call.rows = rows.data();
+        call.scores = numbers.data();
+        call.weights = numbers.data() + n_places;
+    }
+    float* total = call.base ? sums.data() : (float*)call.total;
+    std::fill_n(call.rows, n_places, (int64_t)-1);
+    std::fill_n(call.scores, n_places, 0.0f);
+    std::fill_n(call.weights, n_places, 0.0f);
+    std::fill_n(total, n_sums, 0.0f);
     const Precision precision = precision_of(stack, call.n_tokens, MANY_TOKENS);
     const Tokens tokens =
-        read_tokens(call, stack.d_in, precision == HALVES ? stack.half_stride : 0);
+        read_tokens(call, stack.d_in, precision == HALVES ? stack.half_stride : 0,
+                    precision == CODES);
     const Chosen chosen = retrieve(stack, routers, call, tokens, precision);
     auto run = stack.factor_element == FLOAT32 ? update<float> : update<bfloat16>;
-    run(stack, routers, call, tokens, chosen);
+    run(stack, routers, call, tokens, chosen, total);
+    if (call.base) add_to_base(call, total, n_sums);
 }
 
 }  // namespace

@@ -84,6 +84,23 @@ void score_panel(
                       out + row, out_stride);
 }
 
+// As `score_panel`, of int8 codes with the tokens' bytes. False where a token has none.
+inline bool score_codes(
+    const Stack& stack, const Tokens& tokens, int64_t first, int64_t n, int64_t from, int64_t to,
+    float* out) {
+    for (int64_t t = first; t < first + n; ++t)
+        if (tokens.steps.empty() || tokens.steps[t] == 0) return false;
+    for (int64_t row = from; row < to; ++row)
+        for (int64_t i = 0; i < n; ++i) {
+            const int64_t at = (first + i) * tokens.byte_stride;
+            const float found = dot_of_codes(stack.codes + row * stack.code_stride,
+                                             &tokens.high[at], &tokens.low[at], stack.code_stride);
+            out[i * stack.n + row] =
+                std::fabs(found) * (stack.scales[row] * tokens.steps[first + i]);
+        }
+    return true;
+}
+
 // Fills out (n, stack.n) with the compact scores of tokens [first, first + n).
 inline void scan(
     const Stack& stack, const Tokens& tokens, int64_t first, int64_t n, Precision precision,
@@ -97,6 +114,8 @@ inline void scan(
             score_panel(stack.halves, stack.half_stride, nullptr,
                         &tokens.halves[first * tokens.half_stride], tokens.half_stride, n,
                         stack.half_stride, from, to, out, stack.n);
+        else if (precision == CODES && score_codes(stack, tokens, first, n, from, to, out))
+            continue;
         else if (precision == CODES)
             score_panel(stack.codes, stack.code_stride, stack.scales, x, tokens.d_in, n,
                         tokens.d_in, from, to, out, stack.n);
@@ -114,7 +133,8 @@ inline Bound bound_of(const Stack& stack, const Tokens& tokens, int64_t t, Preci
     const float length = tokens.lengths[t];
     const float sums = length * stack.reach * (tokens.d_in / 16 + 64) * FLT_EPSILON;
     if (precision == EXACT) return {nullptr, 0.0f, 0.0f};
-    if (precision == CODES) return {stack.code_errors, length, sums};
+    if (precision == CODES)  // codes are shorter than twice the vectors
+        return {stack.code_errors, length, sums + tokens.lost[t] * stack.reach * 2};
     return {stack.half_errors, length, sums + tokens.lost[t] * stack.reach + 1e-30f};
 }
 

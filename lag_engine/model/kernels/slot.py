@@ -52,6 +52,15 @@ class CompiledSlot:
             return None
         return call(self.stack, self._address, None, x, self.width)
 
+    def added(self, out: Tensor, x: Tensor) -> Tensor | None:
+        """Returns `out` plus the update of every token; see `Fused`."""
+        if not takes(x) or out.dtype not in ELEMENTS or out.requires_grad:
+            return None
+        base = out.contiguous()
+        total = torch.empty_like(base)
+        run(self.stack, self._address, None, x, self.width, total, base=base)
+        return total
+
     def together(self, others: Sequence[CompiledSlot], owners: Tensor, x: Tensor) -> Update | None:
         """Returns the update of tokens that go their own ways over one stack; see `Fused`."""
         if not takes(x):
@@ -96,29 +105,55 @@ def call(
         x: inputs; (T, D_in).
         width: the most adapters that a token can have.
     """
-    loaded = build().loaded
-    assert loaded is not None
     n_tokens = len(x)
-    x = x.contiguous()
-    stack.prepare(n_tokens)
     rows = torch.empty((n_tokens, width), dtype=torch.long)
     scores, weights = torch.empty((n_tokens, width)), torch.empty((n_tokens, width))
     total = torch.empty((n_tokens, stack.d_out))
+    run(stack, routers, router_of, x, width, total, choice=(rows, scores, weights))
+    return Update(total, rows, scores, weights)
+
+
+def run(
+    stack: CompiledStack,
+    routers: ctypes._Pointer[RouterStruct],
+    router_of: Tensor | None,
+    x: Tensor,
+    width: int,
+    total: Tensor,
+    *,
+    base: Tensor | None = None,
+    choice: tuple[Tensor, Tensor, Tensor] | None = None,
+) -> None:
+    """Fills `total` (T, D_out) with the updates, or with base plus them, and `choice` if asked.
+
+    The other arguments are those of `call`; all tensors but x are contiguous.
+    """
+    loaded = build().loaded
+    assert loaded is not None
+    x = x.contiguous()
+    n_tokens = len(x)
+    stack.prepare(n_tokens)
+    rows, scores, weights = choice or (None, None, None)
     struct = CallStruct(
         x.data_ptr(),
         ELEMENTS[x.dtype],
         torch.get_num_threads(),
         n_tokens,
         width,
-        None if router_of is None else router_of.data_ptr(),
-        rows.data_ptr(),
-        scores.data_ptr(),
-        weights.data_ptr(),
+        _address(router_of),
+        _address(rows),
+        _address(scores),
+        _address(weights),
+        _address(base),
         total.data_ptr(),
+        ELEMENTS[total.dtype],
     )
     if loaded.lag_route(stack.address, routers, ctypes.byref(struct)):
         raise MemoryError(f"no memory to route {n_tokens} tokens over {stack.n} adapters")
-    return Update(total, rows, scores, weights)
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
 
 
 def _struct(router: Router, n: int, allowed: Tensor | None) -> RouterStruct:

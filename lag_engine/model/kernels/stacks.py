@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 FEW_ROWS = 96
 """Up to here all arrow vectors are scored exactly at once: compact ones would drop too few."""
 
-MANY_TOKENS = 9
+MANY_TOKENS = 3
 """From here bfloat16 vectors are scanned, which many tokens share; int8 ones before (route.cpp)."""
 
 

@@ -49,10 +49,12 @@ struct Call {
     int32_t x_element, n_threads;
     int64_t n_tokens, width;     // columns of rows, scores and weights
     const int32_t* router_of;    // (n_tokens,), -1 for none; null where all have the first
-    int64_t* rows;               // (n_tokens, width)
+    int64_t* rows;               // (n_tokens, width); null where nobody asks for the choice
     float* scores;               // (n_tokens, width)
     float* weights;              // (n_tokens, width)
-    float* total;                // (n_tokens, d_out)
+    const void* base;            // (n_tokens, d_out), what updates are added to; null for zeros
+    void* total;                 // (n_tokens, d_out)
+    int32_t total_element;       // of base and total; FLOAT32 without a base
 };
 
 }  // namespace lag

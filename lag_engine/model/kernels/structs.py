@@ -69,7 +69,9 @@ class CallStruct(Structure):
         ("rows", c_void_p),
         ("scores", c_void_p),
         ("weights", c_void_p),
+        ("base", c_void_p),
         ("total", c_void_p),
+        ("total_element", c_int32),
     )
 
 

@@ -146,6 +146,44 @@ inline void dots_of_pairs(
         for (int c = 0; c < COLUMNS; ++c) out[r * COLUMNS + c] = sum(sums[r][c]);
 }
 
+// Elements of x as whole numbers in two bytes: x[j] is about 256 * high[j] + low[j] - 32768 steps.
+constexpr float LARGEST_STEP = 32767.0f;
+
+#ifdef __AVX512VNNI__
+constexpr bool HAS_BYTE_DOTS = true;
+constexpr int64_t BYTE_LANES = 64;
+constexpr int64_t MOST_BYTES = 16384;  // above, a lane of the high bytes' sums is no exact float
+
+inline void write_low_bytes(Integers from, uint8_t* to) {
+    _mm_storeu_si128((__m128i*)to, _mm512_cvtepi32_epi8((__m512i)from));
+}
+
+// Returns codes . steps, exact but for the last sum. One line after the other is how memory is read
+// fastest, and there is little to compute.
+//
+// high and low are padded to a multiple of BYTE_LANES; n is a multiple of half of that.
+inline float dot_of_codes(
+    const int8_t* line, const uint8_t* high, const uint8_t* low, int64_t n) {
+    __m512i highs = {}, lows = {}, sums = {};
+    const __m512i one = _mm512_set1_epi8(1);
+    for (int64_t j = 0; j < n; j += BYTE_LANES) {
+        const __mmask64 mask = n - j < BYTE_LANES ? 0xffffffffull : ~0ull;
+        const __m512i codes = _mm512_maskz_loadu_epi8(mask, line + j);
+        highs = _mm512_dpbusd_epi32(highs, load<__m512i>(high + j), codes);
+        lows = _mm512_dpbusd_epi32(lows, load<__m512i>(low + j), codes);
+        sums = _mm512_dpbusd_epi32(sums, one, codes);
+    }
+    const Integers upper = (Integers)highs - 128 * (Integers)sums;
+    return sum(256.0f * __builtin_convertvector(upper, Floats) +
+               __builtin_convertvector((Integers)lows, Floats));
+}
+#else
+constexpr bool HAS_BYTE_DOTS = false;
+constexpr int64_t BYTE_LANES = 64, MOST_BYTES = 0;
+inline void write_low_bytes(Integers, uint8_t*) {}
+inline float dot_of_codes(const int8_t*, const uint8_t*, const uint8_t*, int64_t) { return 0; }
+#endif
+
 inline bfloat16 rounded(float value) {
     uint32_t bits;
     std::memcpy(&bits, &value, sizeof bits);
