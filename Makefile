@@ -52,8 +52,11 @@ notebooks: $(STAMP) ## Run the cookbook; RUN='--write 3' keeps what notebook 3 p
 picture: demo ## Make the README's picture anew.
 	@cp demo-output/routing.png cookbook/routing.png
 
+# All but the one that needs a GPU.
+BENCHMARKS := $(sort $(filter-out %/bench_gpu.py,$(wildcard tests/benchmarks/bench_*.py)))
+
 bench: $(STAMP) ## Run the benchmark programs at a small scale; BENCH_SCALE= runs them in full.
-	@shopt -s nullglob; for program in tests/benchmarks/bench_*.py; do \
+	@for program in $(BENCHMARKS); do \
 		echo "== $$program"; $(BIN)/python "$$program" $(BENCH_SCALE) || exit 1; done
 
 clean: ## Remove .venv, caches and the demo's output.
