@@ -2,9 +2,9 @@
 
 Run it with ``python -m lag_engine.tiny.translator_probe readout`` or ``... taught 30 120``.
 
-- ``readout``: how often a linear map tells a value's words from what the translator reads of a
-  passage, its last token's last hidden state; and, beside it, from the mean over all tokens. It
-  learns from other passages than it is tested on.
+- ``readout``: how often a linear map tells a value's words from a hidden state of a passage: of the
+  last token and meant over all, after each layer. The translator reads the last token after the
+  last layer. The map learns from other passages than it is tested on.
 - ``taught``: a translator for each number of passages; its loss on the answers of passages that it
   was and was not taught on, under their own adapters and under those of another passage of the
   kind. Only the difference of the two tells of the passage.
@@ -91,14 +91,15 @@ def _passages(kind: str, count: int) -> tuple[list[str], dict[str, list[str]]]:
 
 @torch.no_grad()
 def _states(model: Any, tokenizer: Any, texts: Sequence[str]) -> dict[str, Tensor]:
-    """The last layer's states: of the last token, and meant over all; (N, D)."""
-    rows: list[tuple[Tensor, Tensor]] = []
+    """After each layer, 0 being the embeddings, of the last token and meant over all; (N, D)."""
+    found: dict[str, list[Tensor]] = {}
     for text in texts:
         ids = torch.tensor([tokenizer(text)["input_ids"]])
-        hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[0]
-        rows.append((hidden[-1], hidden.mean(0)))
-    last, means = zip(*rows, strict=True)
-    return {"last token": torch.stack(last), "mean over tokens": torch.stack(means)}
+        told = model.get_decoder()(input_ids=ids, use_cache=False, output_hidden_states=True)
+        for layer, hidden in enumerate(told.hidden_states):
+            found.setdefault(f"last token, layer {layer}", []).append(hidden[0, -1])
+            found.setdefault(f"mean over tokens, layer {layer}", []).append(hidden[0].mean(0))
+    return {source: torch.stack(rows) for source, rows in found.items()}
 
 
 def _read(

@@ -8,8 +8,8 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lag_engine.adapters import ModuleShape
 from lag_engine.adapters.base_model import describe_base
-from lag_engine.documents import Translator
-from lag_engine.documents.dyprag_translator import shape_for
+from lag_engine.documents import Passage, Translator
+from lag_engine.documents.dyprag_translator import last_hidden, shape_for
 from lag_engine.tiny import translator_probe as probe
 from lag_engine.tiny.encoder_cases import cases_of
 from lag_engine.tiny.encoder_trials import TRANSLATOR_SETTINGS
@@ -45,11 +45,13 @@ def test_every_value_stands_in_its_passage(kind):
         assert all(value in text for value, text in zip(row, texts, strict=True))
 
 
-def test_states_are_of_the_last_token_and_of_all(model, tokenizer):
+def test_states_are_of_the_last_token_and_of_all_after_each_layer(model, tokenizer):
     states = probe._states(model, tokenizer, ["Acorn", "Acorn Bank"])
+    assert len(states) == 2 * (model.config.num_hidden_layers + 1)
     assert {state.shape for state in states.values()} == {(2, model.config.hidden_size)}
-    one, two = (s[0] for s in states.values())
-    assert len(tokenizer("Acorn")["input_ids"]) > 1 or torch.allclose(one, two)
+    final = f"last token, layer {model.config.num_hidden_layers}"
+    read = last_hidden(model, tokenizer, Passage("a", "Acorn Bank"))
+    assert torch.allclose(states[final][1], read, atol=1e-5)
 
 
 def test_an_untaught_translator_makes_no_difference_between_passages(model, tokenizer):
