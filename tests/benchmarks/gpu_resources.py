@@ -75,9 +75,10 @@ CASES = (
     Case(1000, 8, together=True),
     Case(1000, 512),
     Case(1000, 512, "float32"),
+    Case(64, 512, "float32"),
     Case(10_000, 512, together=True),
 )
-QUICK = (Case(64, 1), Case(64, 9, together=True), Case(64, 9, "float32", width=48))
+QUICK = (Case(64, 1), Case(64, 9, together=True), Case(64, 9, "float32", width=48, retrieve_k=4))
 """Every branch of every kernel, soon compiled."""
 
 COLUMNS = ("kernel", "N", "T", "dtype", "rank", "warps", "registers", "stack", "shared")
@@ -115,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
 
 
 def resources(case: Case) -> Iterator[dict[str, Any]]:
-    """Yields what each of a call's three programs takes."""
+    """Yields what each of a call's programs takes."""
     for kernel, args, sizes in launches_of(case):
         options = {"num_warps": sizes.pop("num_warps", 4)}
         compiled = triton.compile(_source(kernel, args, sizes), target=TARGET, options=options)
@@ -137,7 +138,9 @@ def resources(case: Case) -> Iterator[dict[str, Any]]:
 def launches_of(case: Case) -> list[tuple[Any, tuple[Any, ...], dict[str, Any]]]:
     """Returns what a call launches: kernel, arguments and sizes; tensors have no numbers."""
     dtype, launches = getattr(torch, case.dtype), []
-    kernels = {name: getattr(launch, name) for name in ("retrieve", "project", "apply")}
+    kernels = {
+        name: getattr(launch, name) for name in ("retrieve", "project_all", "project", "apply")
+    }
     try:
         for name, kernel in kernels.items():
             setattr(launch, name, Kept(kernel, launches))

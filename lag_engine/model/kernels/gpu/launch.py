@@ -1,6 +1,7 @@
-"""The three launches of a routed update; sizes follow from shapes alone, so a graph can hold them.
+"""The launches of a routed update: three, or four where all adapters are projected at once.
 
-Nothing here waits for the device or reads from it.
+Sizes follow from shapes alone, so a CUDA graph can hold them; nothing here reads from the device.
+The sizes are calculated, for a Hopper processor, and not measured.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import torch
 
 from lag_engine.model.kernels.gpu.retrieve import retrieve
 from lag_engine.model.kernels.gpu.status import is_interpreted
-from lag_engine.model.kernels.gpu.update import apply, project
+from lag_engine.model.kernels.gpu.update import apply, project, project_all
 from lag_engine.routing.choice import Update
 
 if TYPE_CHECKING:
@@ -33,6 +34,18 @@ FEWEST_TOKENS, MOST_TOKENS = 16, 32
 
 STEP = 64
 """Columns that such a program reads at a time."""
+
+ALL_TOKENS, ALL_LINES = 64, 128
+"""Of a program that projects all adapters: a plain matrix product."""
+
+TIMES_WITH_UNITS, TIMES_WITHOUT = 64, 4
+"""Projecting all adapters is worth so many times as many products as tokens ask for.
+
+A matrix unit multiplies about a hundred numbers in the time in which one comes out of the cache.
+"""
+
+MOST_PROJECTED = 1 << 26
+"""Numbers that all projections together may take: 256 MiB."""
 
 TILE = 4096
 """Elements of a factor read at a time: 32 numbers in flight for each of 128 threads."""
@@ -156,11 +169,13 @@ def _project(call: Call, found: Found) -> Candidates:
     project[(n_tokens, n)](
         call.x,
         stack.A,
+        _project_all(call) if _is_worth_all(call) else None,
         stack.singular,
         call.owners,
         call.routers,
         *found,
         *candidates,
+        stack.n,
         stack.d_in,
         stack.rank,
         n_left,
@@ -170,6 +185,35 @@ def _project(call: Call, found: Found) -> Candidates:
         num_warps=8 if n_left > MOST_FOUND // 2 else 4,
     )
     return candidates
+
+
+def _project_all(call: Call) -> Tensor:
+    """Returns A* x of all adapters; (T, N, R)."""
+    n_tokens, stack = len(call.x), call.stack
+    every, n_lines = call.empty(stack.n, stack.rank), stack.n * stack.rank
+    project_all[(_parts(n_lines, ALL_LINES), _parts(n_tokens, ALL_TOKENS))](
+        call.x,
+        stack.A,
+        every,
+        n_tokens,
+        n_lines,
+        stack.d_in,
+        TOKENS=ALL_TOKENS,
+        LINES=ALL_LINES,
+        STEP=STEP,
+        HALF=_is_half(call),
+        num_warps=8,
+    )
+    return every
+
+
+def _is_worth_all(call: Call) -> bool:
+    """Whether one read of all adapters is soon over, against one of each token's candidates."""
+    times = TIMES_WITH_UNITS if _is_half(call) else TIMES_WITHOUT
+    n_tokens, n = len(call.x), call.stack.n
+    if n_tokens == 1 or n_tokens * n * call.stack.rank > MOST_PROJECTED:
+        return False
+    return n <= call.n_candidates * min(n_tokens, times)
 
 
 def _apply(call: Call, candidates: Candidates, *results: Tensor | None) -> None:

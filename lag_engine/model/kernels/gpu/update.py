@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from lag_engine.model.kernels.gpu.largest import REFUSED, among_largest, kth_largest
-from lag_engine.model.kernels.gpu.retrieve import owner_of
+from lag_engine.model.kernels.gpu.retrieve import many_tokens, owner_of
 from lag_engine.model.kernels.gpu.table import (
     ARROW_KIND,
     BY_ARROW,
@@ -66,9 +66,63 @@ def rerank_score(z, singular, by):
 
 
 @triton.jit
+def project_all(
+    x,
+    A,
+    every,
+    n_tokens,
+    n_lines,
+    d_in,
+    TOKENS: tl.constexpr,
+    LINES: tl.constexpr,
+    STEP: tl.constexpr,
+    HALF: tl.constexpr,
+):
+    """Fills A* x of all adapters; grid (blocks of lines, blocks of tokens).
+
+    Args:
+        x: (T, D_in).
+        A: all lines of all A*; (n_lines, D_in).
+        every: (T, n_lines) float32.
+        n_tokens: T.
+        n_lines: N times R.
+        d_in: D_in.
+        TOKENS: of a block; at least 16.
+        LINES: of a block.
+        STEP: columns read at a time.
+        HALF: as for `retrieve`.
+    """
+    lines = tl.program_id(0) * LINES + tl.arange(0, LINES)
+    tokens = tl.program_id(1) * TOKENS + tl.arange(0, TOKENS)
+    products, _ = many_tokens(
+        x, A, tokens, lines, n_tokens, n_lines, d_in, TOKENS, LINES, STEP, HALF
+    )
+    to = tokens.to(tl.int64)[:, None] * n_lines + lines[None, :]
+    inside = (tokens < n_tokens)[:, None] & (lines < n_lines)[None, :]
+    tl.store(every + to, products, mask=inside)
+
+
+@triton.jit
+def projection(x, A, row, d_in, rank, RANK: tl.constexpr, STEP: tl.constexpr):
+    """Returns A* x of one row for one token, whose inputs start at x; (RANK,)."""
+    ranks = tl.arange(0, RANK)
+    is_rank = (ranks < rank) & (row >= 0)
+    lines = A + (row.to(tl.int64) * rank + ranks)[:, None] * d_in
+    products = tl.zeros((RANK, STEP), tl.float32)
+    for start in range(0, d_in, STEP):
+        at = start + tl.arange(0, STEP)
+        values = tl.load(x + at, mask=at < d_in, other=0.0).to(tl.float32)
+        inside = is_rank[:, None] & (at < d_in)[None, :]
+        block = tl.load(lines + at[None, :], mask=inside, other=0.0).to(tl.float32)
+        products += block * values[None, :]
+    return tl.sum(products, axis=1)
+
+
+@triton.jit
 def project(
     x,
     A,
+    every,
     singular,
     owners,
     routers,
@@ -79,6 +133,7 @@ def project(
     scores,
     reach,
     z,
+    n,
     d_in,
     rank,
     n_found,
@@ -93,6 +148,7 @@ def project(
     Args:
         x: (T, D_in).
         A: (N, R, D_in).
+        every: A* x of all adapters, if that is there; (T, N, R) float32.
         singular: (N, R) float32.
         owners: the router of each token, -1 for none, (T,) int32; None where all have the first.
         routers: see `table.py`; (routers, FIELDS) float32.
@@ -103,6 +159,7 @@ def project(
         scores: takes what decides among them, or mixes them; (T, candidates) float32.
         reach: takes the scores up to which each counts as equal; (T, candidates) float32.
         z: takes A* x; (T, candidates, R) float32.
+        n: N.
         d_in: D_in.
         rank: R.
         n_found: parts times what each kept.
@@ -124,15 +181,11 @@ def project(
     )
     ranks = tl.arange(0, RANK)
     is_rank = (ranks < rank) & (row >= 0)
-    lines = A + (row.to(tl.int64) * rank + ranks)[:, None] * d_in
-    products = tl.zeros((RANK, STEP), tl.float32)
-    for start in range(0, d_in, STEP):
-        at = start + tl.arange(0, STEP)
-        values = tl.load(x + token * d_in + at, mask=at < d_in, other=0.0).to(tl.float32)
-        inside = is_rank[:, None] & (at < d_in)[None, :]
-        block = tl.load(lines + at[None, :], mask=inside, other=0.0).to(tl.float32)
-        products += block * values[None, :]
-    found = tl.sum(products, axis=1)  # (RANK,)
+    if every is None:
+        found = projection(x + token * d_in, A, row, d_in, rank, RANK, STEP)
+    else:
+        here = every + (token * n + row) * rank
+        found = tl.load(here + ranks, mask=is_rank, other=0.0)
     sizes = tl.load(singular + row.to(tl.int64) * rank + ranks, mask=is_rank, other=0.0)
     by = tl.load(router + SCORE)
     is_mixed = tl.load(router + KIND) == ARROW_KIND
