@@ -1,4 +1,7 @@
-"""The GPU kernels decide and compute what the reference does, in Triton's interpreter."""
+"""The GPU kernels decide and compute what the reference does, in Triton's interpreter.
+
+On a GPU: `TRITON_INTERPRET=0 python -m pytest -m "gpu or not gpu" tests/model/test_gpu_kernels.py`.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,10 @@ from lag_engine.routing import LAG, REFERENCE, SCORES, Arrow, Plan, Routed, Spec
 if sys.platform != "linux":
     pytest.skip("Triton is made for Linux only", allow_module_level=True)
 
-import triton
-
 from lag_engine.model.kernels.gpu import launch
 from lag_engine.model.kernels.gpu.form import TRITON
 
-CPU = torch.device("cpu")
+DEVICE = torch.device("cpu" if status.is_interpreted() else "cuda")
 N, D_IN, D_OUT = 19, 20, 9  # three parts, the last one not full
 ROUTERS = [
     *(LAG(3, score) for score in SCORES),
@@ -38,7 +39,7 @@ ROUTERS = [
 @pytest.fixture
 def stack(make_stack):
     """A stack of ranks 1 to 3."""
-    return ResidentStack(make_stack(N, d_in=D_IN, d_out=D_OUT, rank=3, dtype=torch.float32), CPU)
+    return ResidentStack(make_stack(N, d_in=D_IN, d_out=D_OUT, rank=3, dtype=torch.float32), DEVICE)
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +57,8 @@ def n_tokens(request):
 
 
 def inputs(n_tokens, *, dtype=torch.float32, seed=1):
-    return torch.randn(n_tokens, D_IN, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    x = torch.randn(n_tokens, D_IN, generator=torch.Generator().manual_seed(seed))
+    return x.to(DEVICE, dtype)
 
 
 def check(router, stack, x, allowed=None):
@@ -73,9 +75,9 @@ def check(router, stack, x, allowed=None):
     torch.testing.assert_close(found.total, total, rtol=1e-4, atol=1e-4)
 
 
-def test_the_interpreter_runs_them_here():
-    assert triton.knobs.runtime.interpret
-    assert "interprets" in gpu_status().reason
+def test_they_run_here():
+    assert gpu_status().is_ready
+    assert ("interprets" in gpu_status().reason) == (DEVICE.type == "cpu")
 
 
 @pytest.mark.parametrize("router", ROUTERS, ids=repr)
@@ -94,7 +96,7 @@ def test_they_decide_and_compute_what_the_reference_does(router, stack, n_tokens
     ids=str,
 )
 def test_stored_and_activation_dtypes_may_differ(dtype, x_dtype, make_stack, n_tokens):
-    stack = ResidentStack(make_stack(9, d_in=D_IN, d_out=D_OUT, rank=2, dtype=dtype), CPU)
+    stack = ResidentStack(make_stack(9, d_in=D_IN, d_out=D_OUT, rank=2, dtype=dtype), DEVICE)
     check(LAG(2), stack, inputs(n_tokens, dtype=x_dtype))
 
 
@@ -103,7 +105,7 @@ def test_stored_and_activation_dtypes_may_differ(dtype, x_dtype, make_stack, n_t
 def test_only_candidates_are_chosen(router, n_allowed, stack):
     allowed = torch.zeros(N, dtype=torch.bool)
     allowed[torch.randperm(N, generator=torch.Generator().manual_seed(2))[:n_allowed]] = True
-    check(router, stack, inputs(1), allowed)
+    check(router, stack, inputs(1), allowed.to(DEVICE))
 
 
 class Equal:
@@ -124,9 +126,9 @@ class Equal:
 
 def test_equal_adapters_go_to_the_lowest_row(make_stack, n_tokens):
     one = make_stack(1, d_in=D_IN, d_out=D_OUT, dtype=torch.float32)
-    stack, x = ResidentStack(Equal(one, N), CPU), inputs(n_tokens)
+    stack, x = ResidentStack(Equal(one, N), DEVICE), inputs(n_tokens)
     rows = TRITON.fuse(Arrow(3), stack, None).update(x).rows
-    assert torch.equal(rows, torch.arange(3).expand(n_tokens, -1))
+    assert torch.equal(rows.cpu(), torch.arange(3).expand(n_tokens, -1))
     assert (TRITON.fuse(LAG(4), stack, None).update(x).rows == 0).all()
 
 
@@ -139,9 +141,9 @@ def test_near_ties_at_the_edge_fall_within_the_tolerance(gap, n_tokens, make_sta
     found = make_stack(N, d_in=D_IN, d_out=D_OUT, rank=1, dtype=torch.float32)
     found._A = (turns.cos()[:, None] * one + turns.sin()[:, None] * other)[:, None]
     x = one + (0.5 + torch.rand(n_tokens, 1, generator=generator)) * other
-    slot = TRITON.fuse(Arrow(4), ResidentStack(found, CPU), None)
+    slot = TRITON.fuse(Arrow(4), ResidentStack(found, DEVICE), None)
     chosen = torch.zeros(n_tokens, N, dtype=torch.bool)
-    chosen.scatter_(1, slot.update(x).rows, value=True)
+    chosen.scatter_(1, slot.update(x.to(DEVICE)).rows.cpu(), value=True)
     scores = (x.double() @ found._A[:, 0].double().T).abs()
     last = scores.topk(4).values[:, -1:]
     near = 2 * 4 * 2**-23 * x.double().norm(dim=-1, keepdim=True)
@@ -154,14 +156,14 @@ def test_near_ties_at_the_edge_fall_within_the_tolerance(gap, n_tokens, make_sta
 @pytest.mark.parametrize("router", [LAG(2), Arrow(2)], ids=repr)
 def test_updates_are_added_in_the_dtype_of_what_they_are_added_to(router, dtype, stack):
     slot, x = TRITON.fuse(router, stack, None), inputs(2)
-    out = torch.randn(1, 2, D_OUT, generator=torch.Generator().manual_seed(5)).to(dtype)
+    out = torch.randn(1, 2, D_OUT, generator=torch.Generator().manual_seed(5)).to(DEVICE, dtype)
     added = slot.added(out, x)
     assert added.shape == out.shape
     torch.testing.assert_close(added, (out.float() + slot.update(x).total).to(dtype))
 
 
 def test_inputs_that_are_no_numbers_are_routed_nowhere(stack, n_tokens):
-    x = torch.full((n_tokens, D_IN), torch.nan)
+    x = torch.full((n_tokens, D_IN), torch.nan, device=DEVICE)
     assert (TRITON.fuse(LAG(2), stack, None).update(x).rows == -1).all()
 
 
@@ -169,10 +171,10 @@ def test_tokens_of_different_routers_share_one_call(stack):
     x = inputs(4)  # the first is nobody's
     slots = [
         TRITON.fuse(LAG(2), stack, None),
-        TRITON.fuse(Arrow(3), stack, torch.arange(N) < 7),
+        TRITON.fuse(Arrow(3), stack, torch.arange(N, device=DEVICE) < 7),
         TRITON.fuse(LAG("adaptive", "norm", floor=0.4, k_max=3), stack, None),
     ]
-    owners = torch.arange(4, dtype=torch.int32) - 1
+    owners = torch.arange(4, dtype=torch.int32, device=DEVICE) - 1
     together = slots[0].together(slots[1:], owners, x)
     assert not together.total[0].any()
     assert (together.rows[0] == -1).all()
@@ -191,7 +193,7 @@ def test_a_model_writes_the_same_tokens(text_model, byte_tokenizer, text_library
     monkeypatch.setattr(launch, "_route", _counted(launch._route, calls))
     for wanted in ("torch", "triton"):
         monkeypatch.setenv("LAG_KERNELS", wanted)
-        with LAGEngine(text_model, byte_tokenizer, text_library) as engine:
+        with LAGEngine(text_model.to(DEVICE), byte_tokenizer, text_library) as engine:
             texts.append(engine.generate("?", plan=plan, max_new_tokens=3, trace=True))
     ours, theirs = texts
     assert len(calls) == 3 * 4  # forward passes, modules
@@ -208,6 +210,19 @@ def _counted(function, calls):
         return function(*args)
 
     return call
+
+
+@pytest.mark.gpu
+def test_a_graph_repeats_the_update_of_other_inputs(stack, n_tokens):
+    slot, x = TRITON.fuse(LAG(3), stack, None), inputs(n_tokens)
+    slot.update(x)  # compiles
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = slot.update(x)
+    x.copy_(inputs(n_tokens, seed=7))
+    graph.replay()
+    for part, expected in zip(found, slot.update(x), strict=True):
+        assert torch.equal(part, expected)
 
 
 class Launches:
@@ -229,7 +244,7 @@ def test_launches_follow_from_shapes_alone(n, n_tokens, make_stack, monkeypatch)
     launches = Launches()
     for name in ("retrieve", "project_all", "project", "apply"):
         monkeypatch.setattr(launch, name, launches)
-    slot = TRITON.fuse(LAG(20), ResidentStack(make_stack(3, dtype=torch.float32), CPU), None)
+    slot = TRITON.fuse(LAG(20), ResidentStack(make_stack(3, dtype=torch.float32), DEVICE), None)
     for part in ("arrow", "singular", "A", "B"):
         tensor = getattr(slot.stack, part)
         setattr(slot.stack, part, tensor[:1].to("meta").expand(n, *tensor.shape[1:]))
@@ -253,9 +268,9 @@ def test_what_they_do_not_know_is_left_to_pytorch(stack):
     slot = TRITON.fuse(LAG(5), stack, None)
     for x in (inputs(2).double(), inputs(2).requires_grad_(), inputs(0)):
         assert slot.update(x) is None
-        assert slot.added(torch.zeros(len(x), D_OUT), x) is None
-        assert slot.together([slot], torch.zeros(len(x), dtype=torch.int32), x) is None
-    assert slot.added(torch.zeros(2, D_OUT).double(), inputs(2)) is None
+        assert slot.added(x.new_zeros(len(x), D_OUT), x) is None
+        assert slot.together([slot], x.new_zeros(len(x), dtype=torch.int32), x) is None
+    assert slot.added(inputs(2).new_zeros(2, D_OUT).double(), inputs(2)) is None
 
 
 class _Many:
