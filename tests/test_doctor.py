@@ -9,13 +9,15 @@ from lag_engine.cli import app
 from lag_engine.model.kernels import kernel_status
 
 
-@pytest.mark.parametrize("wanted", ["auto", "torch"])
+@pytest.mark.parametrize("wanted", ["auto", "torch", "triton"])
 def test_doctor_says_what_computes_the_routed_updates(wanted, monkeypatch):
     monkeypatch.setenv("LAG_KERNELS", wanted)
     found = CliRunner().invoke(app, ["doctor"])
     assert found.exit_code == 0
     form = "the compiled operator" if kernel_status().is_ready else "plain PyTorch"
     assert form in found.output
+    told = " ".join(found.output.split())
+    assert ("Triton kernels, experimental: Triton" in told) == (wanted == "triton")
     assert "transformers" in found.output
 
 

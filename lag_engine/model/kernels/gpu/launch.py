@@ -248,7 +248,7 @@ def _block_tokens(n_tokens: int) -> int:
 def _part_rows(n: int, n_tokens: int) -> int:
     """Returns how many of n rows one program scores; a power of two."""
     n_blocks = _parts(n_tokens, _block_tokens(n_tokens))
-    wanted = _power(n * n_blocks // PARTS)
+    wanted = _power(n * n_blocks // PARTS + 1) // 2
     if n_tokens == 1:
         return min(max(wanted, FEWEST_ROWS), MOST_ROWS)
     return min(max(wanted, FEWEST_TILE_ROWS), MOST_TILE_ROWS)

@@ -17,6 +17,9 @@ from lag_engine.routing.scores import ROUNDING_UNITS
 EPSILON = tl.constexpr(ROUNDING_UNITS * 2.0**-23)
 """The tolerance of `rounding_tolerance`, for an input of length 1."""
 
+UNROLLED = tl.constexpr(4)
+"""Steps whose reads are asked for before the first is waited for."""
+
 
 @triton.jit
 def owner_of(owners, tokens, is_token):
@@ -37,7 +40,7 @@ def one_token(x, arrow, rows, n, d_in, ROWS: tl.constexpr, STEP: tl.constexpr):
     lines = arrow + rows.to(tl.int64)[:, None] * d_in
     products = tl.zeros((ROWS, STEP), tl.float32)
     squares = tl.zeros((STEP,), tl.float32)
-    for start in range(0, d_in, STEP):
+    for start in tl.range(0, d_in, STEP, loop_unroll_factor=UNROLLED):
         at = start + columns
         values = tl.load(x + at, mask=at < d_in, other=0.0).to(tl.float32)
         inside = (rows < n)[:, None] & (at < d_in)[None, :]

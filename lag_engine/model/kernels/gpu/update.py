@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from lag_engine.model.kernels.gpu.largest import REFUSED, among_largest, kth_largest
-from lag_engine.model.kernels.gpu.retrieve import many_tokens, owner_of
+from lag_engine.model.kernels.gpu.retrieve import UNROLLED, many_tokens, owner_of
 from lag_engine.model.kernels.gpu.table import (
     ARROW_KIND,
     BY_ARROW,
@@ -109,7 +109,7 @@ def projection(x, A, row, d_in, rank, RANK: tl.constexpr, STEP: tl.constexpr):
     is_rank = (ranks < rank) & (row >= 0)
     lines = A + (row.to(tl.int64) * rank + ranks)[:, None] * d_in
     products = tl.zeros((RANK, STEP), tl.float32)
-    for start in range(0, d_in, STEP):
+    for start in tl.range(0, d_in, STEP, loop_unroll_factor=UNROLLED):
         at = start + tl.arange(0, STEP)
         values = tl.load(x + at, mask=at < d_in, other=0.0).to(tl.float32)
         inside = is_rank[:, None] & (at < d_in)[None, :]
