@@ -59,6 +59,10 @@ class SharedFused:
         """Returns the update of every token; x is (T, D_in)."""
         return self.fused.update(behind(self._basis, x))
 
+    def added(self, out: Tensor, x: Tensor) -> Tensor | None:
+        """Returns `out` plus the update of every token; x is (T, D_in)."""
+        return self.fused.added(out, behind(self._basis, x))
+
     def together(self, others: Sequence[SharedFused], owners: Tensor, x: Tensor) -> Update | None:
         """Returns the update of tokens that go their own ways; x is (T, D_in)."""
         inner = [other.fused for other in others]
