@@ -8,7 +8,7 @@ SEQR, arXiv 2509.18093).
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Container, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -20,8 +20,10 @@ from lag_engine.adapters.peft_adapter import LoraModule
 from lag_engine.adapters.spectral import SpectralForm
 
 _DIGITS = 9
-# How many units of rounding a member's stored A* may lie outside the row space.
-_ROUNDINGS = 16
+# How far a direction of a member, of length 1, may lie outside the row space: what rounding it for
+# storage does, at least what computing it does.
+_ROUNDINGS = 2
+_LEAST = 1e-11
 
 Sums = Mapping[str, float]
 """Module to the sum of lora_A, to nine digits; equal for equal lora_A."""
@@ -55,7 +57,8 @@ class Family:
                 return None
             turn = A @ self._inverses[module]  # (R, R)
             outside = torch.linalg.matrix_norm(A - turn @ basis.double())
-            if outside > _ROUNDINGS * len(A) ** 0.5 * torch.finfo(form.A.dtype).eps:
+            allowed = max(_LEAST, _ROUNDINGS * torch.finfo(form.A.dtype).eps)
+            if outside > allowed * len(A) ** 0.5:
                 return None
             fitted[module] = form._replace(A=turn.to(form.A.dtype))
         return fitted
@@ -86,13 +89,17 @@ def sums_of(modules: Mapping[str, LoraModule]) -> Sums:
 
 
 def grouped(
-    adapters: Sequence[tuple[Sums, Mapping[str, SpectralForm]]], known: Iterable[Family]
+    adapters: Sequence[tuple[Sums, Mapping[str, SpectralForm]]],
+    known: Iterable[Family],
+    *,
+    founders: Container[int] = (),
 ) -> list[Group]:
     """Groups the adapters of a batch by family: a known one, or one that two or more of them are.
 
     Args:
         adapters: sums of lora_A and spectral forms of each.
         known: the families of the library.
+        founders: places of those that begin a family even alone.
 
     Returns:
         Groups, that without family first; some may be empty.
@@ -105,11 +112,12 @@ def grouped(
     groups = []
     for key, places in alike.items():
         members: dict[int, Mapping[str, SpectralForm]] = {}
-        if key in by_sums or len(places) > 1:
+        is_begun = key in by_sums or any(place in founders for place in places)
+        if is_begun or len(places) > 1:
             family = by_sums.get(key) or _family_of(*adapters[places[0]])
             fitted = {place: family.fit(*adapters[place]) for place in places}
             members = {place: forms for place, forms in fitted.items() if forms is not None}
-            if key not in by_sums and len(members) < 2:
+            if not is_begun and len(members) < 2:
                 members = {}
             groups.append(Group(family, members))
         alone |= {place: adapters[place][1] for place in places if place not in members}

@@ -66,6 +66,8 @@ class AdapterSource:
         revision: branch, tag or commit of a hub id.
         allow_pickle: also read `adapter_model.bin`.
         allow_other_base: accept an adapter whose config names another base model, if it fits.
+        shares_lora_A: others with the same lora_A will join later. Those that join together are
+            found to share it without being told.
     """
 
     source: str | Path | PeftAdapter
@@ -76,6 +78,7 @@ class AdapterSource:
     revision: str | None = None
     allow_pickle: bool = False
     allow_other_base: bool = False
+    shares_lora_A: bool = False
 
     def resolved_name(self) -> str:
         """Returns the name under which it joins.

@@ -31,12 +31,14 @@ class Newcomer(NamedTuple):
         layout: modules, ranks and widths.
         forms: module to factors, in the library's dtype.
         sums: what tells its lora_A from others.
+        is_founder: whether it begins a family even alone.
     """
 
     values: dict[str, object]
     layout: Layout
     forms: Mapping[str, SpectralForm]
     sums: Sums
+    is_founder: bool
 
     @property
     def n_bytes(self) -> int:
@@ -83,7 +85,8 @@ def prepare(
         "metadata": metadata,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    return Newcomer(values, _layout_of(forms), forms, sums_of(adapter.modules))
+    sums = sums_of(adapter.modules)
+    return Newcomer(values, _layout_of(forms), forms, sums, source.shares_lora_A)
 
 
 def _read(source: AdapterSource) -> PeftAdapter:

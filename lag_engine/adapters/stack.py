@@ -21,6 +21,12 @@ _RIGHT = ("A", "arrow")
 """The fields of a `Block` that are in its basis."""
 
 
+_REBUILT = 1 << 21
+"""Elements of A* of a module's family members that are held in memory where others are beside them.
+
+Within it the compiled operator serves such a mixed stack too."""
+
+
 class ModuleShape(NamedTuple):
     """The two widths of a linear module: `y (D_out) = W x (D_in)`."""
 
@@ -169,11 +175,11 @@ class ModuleStack:
         is_copied = any(
             block.file is not None and not block.file.is_mapped for block in self._blocks
         )
-        is_rebuilt = any(block.basis is not None for block in self._blocks)
-        if len(dtypes) != 1 or is_copied or is_rebuilt:
+        n_rebuilt = sum(len(block.A) for block in self._blocks if block.basis is not None)
+        if len(dtypes) != 1 or is_copied or n_rebuilt * self.rank * self.d_in > _REBUILT:
             return None
         ranks = torch.tensor([block.A.shape[1] for block in self._blocks])[self._block_of]
-        A = self._addresses([block.A for block in self._blocks])
+        A = self._addresses(self._rights)
         B = self._addresses([block.B for block in self._blocks])
         return Places(A, B, ranks, dtypes.pop())
 
@@ -217,6 +223,14 @@ class ModuleStack:
             (..., R, D_out); a copy; zero-padded to the stack's rank.
         """
         return self._gather("B", rows, (self.rank, self.d_out))
+
+    @cached_property
+    def _rights(self) -> list[Tensor]:
+        """Each block's A*; members of a family, which the file has in a basis, are copied."""
+        return [
+            block.A if block.basis is None else (block.A @ block.basis).contiguous()
+            for block in self._blocks
+        ]
 
     def _addresses(self, parts: Sequence[Tensor]) -> Tensor:
         """Returns the address of each row's factors; (N,) int64."""

@@ -175,7 +175,8 @@ class Batch:
     def _flush(self) -> None:
         places: dict[int, tuple[Newcomer, int, int]] = {}
         batch = [(newcomer.sums, newcomer.forms) for newcomer in self._pending]
-        for family, members in grouped(batch, self._families):
+        founders = {at for at, newcomer in enumerate(self._pending) if newcomer.is_founder}
+        for family, members in grouped(batch, self._families, founders=founders):
             joining = {index: self._pending[index] for index in members}
             if family is not None and members:
                 joining = {i: joining[i].of(family, forms) for i, forms in members.items()}

@@ -91,6 +91,7 @@ class PRAG(PassageEncoder):
                 kind="knowledge",
                 document_id=item.passage.id,
                 metadata={**self._notes(item), **watch.told(g)},
+                shares_lora_A=self.settings.shared_lora_A,
             )
             for g, (item, modules) in enumerate(zip(group, trained, strict=True))
         ]

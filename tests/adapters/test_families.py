@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -119,6 +120,26 @@ def test_later_batches_join_the_family_and_its_basis_stays_one(make_library):
     assert same_update(
         library.snapshot().forms("later")[MODULES[0]], make(2).modules[MODULES[0]], 1e-5
     )
+
+
+def test_the_first_of_a_family_may_join_alone_if_it_says_so(make_library):
+    library = make_library()
+    library.add_many([AdapterSource(make(0), name="a0", shares_lora_A=True)], progress=False)
+    library.add_many([AdapterSource(make(1), name="a1", shares_lora_A=True)], progress=False)
+    library.add(make(2), name="a2")
+    assert library.stack(MODULES[0], "task").shared is not None
+    library.verify()
+
+
+def test_a_few_members_beside_others_can_still_be_read_in_place(make_library):
+    library = make_library()
+    library.add_many(named([make(0), make(1, lora_a=1), make(2)]), progress=False)
+    places = library.stack(MODULES[0], "task").places
+    rows = torch.arange(3)
+    A = library.stack(MODULES[0], "task").A(rows)
+    for row, address in enumerate(places.A.tolist()):
+        floats = (ctypes.c_float * (RANK * D_IN)).from_address(address)
+        torch.testing.assert_close(torch.tensor(floats[:]).view(RANK, D_IN), A[row])
 
 
 def test_joining_order_is_kept_across_families_and_others(make_library):

@@ -176,6 +176,17 @@ def test_passages_start_apart_unless_the_start_is_shared(prag, make_passage):
     assert (len(apart), len(shared)) == (2, 1)
 
 
+def test_passages_of_one_lora_a_are_one_family_though_they_join_one_by_one(
+    prag, library, make_passage
+):
+    settings = PRAGSettings(shared_lora_A=True)
+    for i in range(3):
+        prag(settings).encode([make_passage(i)])
+    for module in library.modules():
+        assert library.stack(module, "knowledge").shared is not None
+    library.verify()
+
+
 def test_a_passage_is_likeliest_under_its_own_adapter(prag, pico, library, make_passage):
     passages = [make_passage(i, pairs=0, rewrites=0) for i in range(3)]
     prag(PRAGSettings(learning_rate=0.02, epochs=10, alpha=4)).encode(passages)

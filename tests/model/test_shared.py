@@ -128,7 +128,12 @@ def test_the_compiled_operator_chooses_as_without_the_basis(make_library, n_toke
         shared, plain = (active(library, Routed(router)) for library in both)
         if not isinstance(router, SpectR):
             assert shared.fused(CPP) is not None
-        assert_same(shared.update(x, CPP), plain.update(x, CPP), {"rtol": 1e-4, "atol": 1e-4})
+        found = shared.update(x, CPP)
+        assert_same(found, plain.update(x, CPP), {"rtol": 1e-4, "atol": 1e-4})
+        out = torch.ones_like(found.total)
+        added = shared.added(out, x, CPP)
+        if added is not None:
+            torch.testing.assert_close(added, out + found.total)
 
 
 def test_the_norm_score_finds_the_largest_update_of_all(both):
@@ -155,12 +160,16 @@ def test_candidates_are_respected_behind_the_basis(both):
         assert_same(shared, plain, {"rtol": 1e-10, "atol": 1e-10})
 
 
-def test_members_beside_others_are_routed_as_ever(make_library):
-    both = [make_library(shared=shared, n=12, others=2) for shared in (True, False)]
-    x = inputs(6)
+@pytest.mark.parametrize(("form", "dtype"), [(GROUPED, "float64"), (CPP, "float32")])
+def test_members_beside_others_are_routed_as_ever(make_library, form, dtype):
+    both = [make_library(shared=shared, n=12, others=2, dtype=dtype) for shared in (True, False)]
+    x = inputs(6, getattr(torch, dtype))
+    close = 1e-10 if dtype == "float64" else 1e-4
     for router in ROUTERS:
-        shared, plain = (active(library, Routed(router)).update(x, GROUPED) for library in both)
-        assert_same(shared, plain, {"rtol": 1e-10, "atol": 1e-10})
+        shared, plain = (active(library, Routed(router)) for library in both)
+        assert (shared.fused(form) is None) == (plain.fused(form) is None)
+        ours, theirs = shared.update(x, form), plain.update(x, form)
+        assert_same(ours, theirs, {"rtol": close, "atol": close})
 
 
 def test_pinned_members_add_the_same(both):
