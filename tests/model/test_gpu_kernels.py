@@ -20,7 +20,7 @@ from lag_engine.routing import LAG, REFERENCE, SCORES, Arrow, Plan, Routed, Spec
 if sys.platform != "linux":
     pytest.skip("Triton is made for Linux only", allow_module_level=True)
 
-from lag_engine.model.kernels.gpu import launch
+from lag_engine.model.kernels.gpu import launch, sizes
 from lag_engine.model.kernels.gpu.form import TRITON
 
 DEVICE = torch.device("cpu" if status.is_interpreted() else "cuda")
@@ -45,9 +45,9 @@ def stack(make_stack):
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch):
     """So that even small modules are read in several pieces and written by several programs."""
-    monkeypatch.setattr(launch, "TILE", 128)
-    monkeypatch.setattr(launch, "STEP", 16)
-    monkeypatch.setattr(launch, "COLUMNS", 8)
+    monkeypatch.setattr(sizes, "TILE", 128)
+    monkeypatch.setattr(sizes, "STEP", 16)
+    monkeypatch.setattr(sizes, "COLUMNS", 8)
 
 
 @pytest.fixture(params=[1, 2])
@@ -232,8 +232,8 @@ class Launches:
         self.kept = []
 
     def __getitem__(self, grid):
-        def launch(*args, **sizes):
-            self.kept.append((grid, sizes, [a for a in args if isinstance(a, int)]))
+        def launch(*args, **pieces):
+            self.kept.append((grid, pieces, [a for a in args if isinstance(a, int)]))
 
         return launch
 
@@ -254,9 +254,9 @@ def test_launches_follow_from_shapes_alone(n, n_tokens, make_stack, monkeypatch)
     update = slot.update(torch.empty(n_tokens, slot.stack.d_in, device="meta"))
     is_dense = n_tokens > 1 and n <= 20 * 4
     assert len(launches.kept) == 3 + is_dense
-    (grid, sizes, numbers), *_, (_, merged, left), (columns, _, _) = launches.kept
-    assert grid[0] * sizes["ROWS"] >= n
-    assert grid[1] * sizes["TOKENS"] >= n_tokens
+    (grid, pieces, numbers), *_, (_, merged, left), (columns, _, _) = launches.kept
+    assert grid[0] * pieces["ROWS"] >= n
+    assert grid[1] * pieces["TOKENS"] >= n_tokens
     assert merged["FOUND"] >= left[-1] == grid[0] * numbers[-1]
     assert columns == (n_tokens, 2)
     assert update.total.shape == (n_tokens, slot.stack.d_out)

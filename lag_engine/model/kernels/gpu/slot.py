@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, TypeGuard
 import torch
 
 from lag_engine.model.kernels.gpu import launch
-from lag_engine.model.kernels.gpu.launch import Call, is_mergeable
+from lag_engine.model.kernels.gpu.launch import Call
+from lag_engine.model.kernels.gpu.sizes import is_mergeable
 from lag_engine.model.kernels.gpu.stack import ELEMENTS
 from lag_engine.model.kernels.gpu.table import candidates_of, row_of, width_of
 from lag_engine.routing.routers import LAG, Arrow
