@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -21,6 +21,10 @@ from lag_engine.adapters.spectral import SpectralForm, to_spectral_batched
 from lag_engine.adapters.stack import ModuleShape
 from lag_engine.adapters.weights import are_finite
 from lag_engine.errors import AdapterFormatError
+
+# Half a MiB in float64: more leaves the processor's cache, and is given back to the system and
+# cleared by it again for every adapter.
+_ELEMENTS_AT_ONCE = 1 << 16
 
 
 class Newcomer(NamedTuple):
@@ -103,11 +107,8 @@ def spectral_forms(adapter: PeftAdapter, *, dtype: torch.dtype) -> dict[str, Spe
     Raises:
         AdapterFormatError: the factors overflow the dtype.
     """
-    by_shape: dict[tuple[int, ...], list[str]] = {}
-    for module, part in adapter.modules.items():
-        by_shape.setdefault((*part.lora_A.shape, part.lora_B.shape[0]), []).append(module)
     forms: dict[str, SpectralForm] = {}
-    for modules in by_shape.values():
+    for modules in _alike(adapter):
         parts = [adapter.modules[module] for module in modules]
         stacked = to_spectral_batched(
             torch.stack([part.lora_A for part in parts]),
@@ -124,6 +125,16 @@ def spectral_forms(adapter: PeftAdapter, *, dtype: torch.dtype) -> dict[str, Spe
         rows = zip(*(field.unbind() for field in stacked), strict=True)
         forms.update(zip(modules, map(SpectralForm._make, rows), strict=True))
     return dict(sorted(forms.items()))
+
+
+def _alike(adapter: PeftAdapter) -> Iterator[list[str]]:
+    """Yields modules of one shape, as many as are quickly worked on together."""
+    by_shape: dict[tuple[int, ...], list[str]] = {}
+    for module, (lora_A, lora_B, _) in adapter.modules.items():
+        by_shape.setdefault((*lora_A.shape, len(lora_B)), []).append(module)
+    for (rank, *widths), modules in by_shape.items():
+        n = max(1, _ELEMENTS_AT_ONCE // (rank * max(widths)))
+        yield from (modules[start : start + n] for start in range(0, len(modules), n))
 
 
 def hash_forms(forms: Mapping[str, SpectralForm], bases: Mapping[str, Tensor] | None = None) -> str:
