@@ -105,3 +105,17 @@ def test_stacked_training_is_timed_against_peft_and_equal_to_it(program, tmp_pat
     assert all(row["per_second"].median > 0 for row in rows.values())
     assert all(rows[name]["difference"] < 1e-2 for name in ("G=1", "G=2"))
     assert [row["variant"] for row in json.loads(out.read_text())["results"]] == list(rows)
+
+
+def test_the_page_of_results_says_what_their_files_say(program):
+    table = program("results_table")
+    page = (BENCHMARKS / "RESULTS.md").read_text(encoding="utf-8")
+    notes = (BENCHMARKS / "notes.md").read_text(encoding="utf-8")
+    assert page == table.render(table.load(BENCHMARKS / "results"), notes)
+
+
+def test_a_target_is_met_by_what_is_at_least_as_good(program):
+    targets = program("targets")
+    below, above = targets.TARGETS[0], targets.TARGETS[-1]
+    assert [below.is_met(below.limit + more) for more in (0, 0.01)] == [True, False]
+    assert [above.is_met(above.limit - less) for less in (0, 0.01)] == [True, False]

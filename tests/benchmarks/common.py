@@ -11,6 +11,7 @@ import json
 import math
 import os
 import platform
+import shlex
 import statistics
 import sys
 from argparse import ArgumentParser
@@ -172,7 +173,7 @@ def command_line() -> str:
         if option in words:
             at = words.index(option)
             del words[at : at + 2]
-    return " ".join(["python", f"tests/benchmarks/{Path(program).name}", *words])
+    return shlex.join(["python", f"tests/benchmarks/{Path(program).name}", *words])
 
 
 def counts(text: str) -> list[int]:
