@@ -76,7 +76,7 @@ class RoutedSlot:
             form: how the products are computed.
         """
         fused = self.fused(form)
-        return None if fused is None or len(x) > CHUNK_TOKENS else fused.added(out, x)
+        return None if fused is None or x.shape[0] > CHUNK_TOKENS else fused.added(out, x)
 
     def _update(self, x: Tensor, form: Form) -> Update:
         fused = self.fused(form)

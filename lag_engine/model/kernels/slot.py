@@ -73,7 +73,7 @@ class CompiledSlot:
 
 def takes(x: Tensor) -> bool:
     """Whether the operator can read these inputs; it computes no gradients."""
-    return x.dtype in ELEMENTS and x.device.type == "cpu" and not x.requires_grad and len(x) > 0
+    return x.dtype in ELEMENTS and x.device.type == "cpu" and not x.requires_grad and x.shape[0] > 0
 
 
 def is_compiled(router: Router, n: int) -> bool:
@@ -105,7 +105,7 @@ def call(
         x: inputs; (T, D_in).
         width: the most adapters that a token can have.
     """
-    n_tokens = len(x)
+    n_tokens = x.shape[0]
     rows = torch.empty((n_tokens, width), dtype=torch.long)
     scores, weights = torch.empty((n_tokens, width)), torch.empty((n_tokens, width))
     total = torch.empty((n_tokens, stack.d_out))
@@ -131,7 +131,7 @@ def run(
     loaded = build().loaded
     assert loaded is not None
     x = x.contiguous()
-    n_tokens = len(x)
+    n_tokens = x.shape[0]
     stack.prepare(n_tokens)
     rows, scores, weights = choice or (None, None, None)
     struct = CallStruct(
