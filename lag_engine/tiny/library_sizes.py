@@ -1,4 +1,4 @@
-"""LAG, Arrow, SpectR and PRAG+LAG among 200 to 2,000 documents.
+"""LAG, Arrow, SpectR and PRAG+LAG among 200, 500 and 1,000 documents.
 
 Run it with ``python -m lag_engine.tiny.library_sizes FOLDER OUTPUT``; it goes on where it was cut
 off. In FOLDER it makes a library of the shipped task adapters and an adapter for each document:
@@ -48,7 +48,7 @@ from lag_engine.tiny.task_passages import task_passage
 from lag_engine.tiny.tasks import TASKS
 from lag_engine.tiny.world import KINDS, Entity, fixed_world, known_world
 
-SIZES = (200, 500, 1000, 2000)
+SIZES = (200, 500, 1000)
 ROUTED = ("arrow", "spectr", "lag")
 DRAWN_PER_KIND = 600  # of which the base model knows some; companies and places have 613 names
 QUESTIONS_PER_TASK = 100
@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path, help="for the library")
     parser.add_argument("output", type=Path, help="for results and report")
-    parser.add_argument("--size", type=int, action="append", help="repeatable")
+    parser.add_argument("--size", type=int, action="append", help="repeatable; at most 2,000")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
     given.output.mkdir(parents=True, exist_ok=True)

@@ -209,7 +209,7 @@ def main() -> None:
     """Measures and prints one of the two."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("what", choices=("readout", "taught"))
-    parser.add_argument("passages", type=int, nargs="*", default=[30, 120, 480])
+    parser.add_argument("passages", type=int, nargs="*", default=[30, 120])
     given = parser.parse_args()
     torch.set_num_threads(1)
     console = Console(width=120, highlight=False)
