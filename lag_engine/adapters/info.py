@@ -31,7 +31,8 @@ class AdapterInfo:
         document_id: the document that a knowledge adapter or a mixture was made from.
         rank: the highest rank among its modules; of a mixture, all that it mixes there.
         modules: full dotted paths in the base model, sorted.
-        n_bytes: what its stored factors take, without padding; of a mixture, its routing vector.
+        n_bytes: what its stored factors take, without padding and without what all adapters of its
+            lora_A share; of a mixture, its routing vector.
         source: the folder or hub id it was read from; "" if made in memory.
         sha256: of what is stored: modules, ranks and factors, or a routing vector.
         metadata: the owner's own notes; JSON.
