@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lag_engine import AdapterLibrary
-from lag_engine.tiny import every_system
+from lag_engine.cli import every_system
 from lag_engine.tiny.encodings import Encodings
 from lag_engine.tiny.shipped import questions
 from lag_engine.tiny.task_passages import ASKED

@@ -1,8 +1,8 @@
 """Every system and control on the tiny world's questions, with one command.
 
-Run it with ``python -m lag_engine.tiny.every_system FOLDER``: it encodes the documents in the ways
-for which no adapters ship (``encodings.py``), then runs ``lag evaluate`` with them into
-``FOLDER/results``. Both go on where they were cut off.
+Run it with ``python -m lag_engine.cli.every_system FOLDER``: it encodes the documents in the ways
+for which no adapters ship, as ``lag_engine.tiny.encodings`` does, then runs ``lag evaluate`` with
+them into ``FOLDER/results``. Both go on where they were cut off.
 """
 
 from __future__ import annotations
