@@ -50,20 +50,20 @@ def other_entities(count: int) -> list[Entity]:
     return [entity for row in zip(*by_kind, strict=False) for entity in row][:count]
 
 
-def wrong_of(items: Sequence[Case] | Sequence[Entity]) -> list[int]:
-    """For each document or entity the place of the next of its kind, and of the last the first."""
+def wrong_of(kinds: Sequence[str]) -> list[int]:
+    """For each document, told by its kind, the next of that kind; for the last the first."""
     places: dict[str, list[int]] = {}
-    for place, item in enumerate(items):
-        places.setdefault(item.kind, []).append(place)
+    for place, kind in enumerate(kinds):
+        places.setdefault(kind, []).append(place)
     after = {here: row[(i + 1) % len(row)] for row in places.values() for i, here in enumerate(row)}
-    return [after[place] for place in range(len(items))]
+    return [after[place] for place in range(len(kinds))]
 
 
 def shuffled(cases: Sequence[Case]) -> list[Passage]:
     """The passages with each question's answer naming another document's value; texts stay."""
     return [
         _with_answers(case.passage, cases[other].passage)
-        for case, other in zip(cases, wrong_of(cases), strict=True)
+        for case, other in zip(cases, wrong_of([case.kind for case in cases]), strict=True)
     ]
 
 

@@ -190,7 +190,7 @@ class Table:
 
     def _right_and_wrong(self, engine: LAGEngine, name: str, made: Encoded) -> Row:
         right = answer(engine, self.cases, made.mode, made.names)
-        others = [made.names[place] for place in wrong_of(self.cases)]
+        others = [made.names[place] for place in wrong_of([case.kind for case in self.cases])]
         scores = {
             "right": mean_interval(right.scores),
             "wrong": self._score(engine, made.mode, others),

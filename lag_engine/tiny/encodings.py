@@ -77,7 +77,7 @@ class Encodings:
         side: Split = "eval" if split == "eval" else "train"
         entities = world_entities(split)[:count]
         texts = [document.text for document in documents(split)[:count]]
-        others = [entities[place] for place in wrong_of(entities)]
+        others = [entities[place] for place in wrong_of([entity.kind for entity in entities])]
         self.passages = [
             task_passage(entity, side, text=text)
             for entity, text in zip(entities, texts, strict=True)

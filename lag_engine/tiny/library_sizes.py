@@ -33,6 +33,7 @@ from lag_engine.evaluation import (
 )
 from lag_engine.model.engine import LAGEngine
 from lag_engine.model.loading import TINY
+from lag_engine.routing import Score
 from lag_engine.tiny.encodings import SETTINGS
 from lag_engine.tiny.shipped import (
     SEED,
@@ -50,6 +51,8 @@ from lag_engine.tiny.world import KINDS, Entity, fixed_world, known_world
 
 SIZES = (200, 500)
 ROUTED = ("arrow", "spectr", "lag")
+OTHER_SCORES: tuple[Score, ...] = ("relative", "norm")
+"""All these adapters start from one lora_A, which ``projection`` can hardly tell apart."""
 DRAWN_PER_KIND = 600  # of which the base model knows some; companies and places have 613 names
 QUESTIONS_PER_TASK = 100
 
@@ -93,6 +96,11 @@ def measure(path: Path, suite: Suite, count: int, output: Path) -> Results:
     first = Suite(suite.name, suite.questions, suite.documents[:count])
     systems = [System("oracle"), System("prag+lag")]
     systems += [System(mode, library_size=count) for mode in ROUTED]
+    systems += [
+        System(mode, library_size=count, score=score)
+        for mode in ("spectr", "lag")
+        for score in OTHER_SCORES
+    ]
     texts = [f"{document.title}\n{document.text}" for document in first.documents]
     with LAGEngine.from_pretrained(TINY, library=path) as engine:
         experiment = Experiment(engine, first, systems, retrievers=[BM25Retriever(texts)])

@@ -194,7 +194,7 @@ def _losses(
     states = torch.stack([last_hidden(model, tokenizer, case.passage) for case in cases])
     asked = [[row for row in builder.of(case.passage) if row.n_prompt] for case in cases]
     found = []
-    for read in (states, states[wrong_of(cases)]):
+    for read in (states, states[wrong_of([case.kind for case in cases])]):
         losses = []
         for case, state, rows in zip(cases, read, asked, strict=True):
             work = [Work(case.passage, rows, 0, "")]
