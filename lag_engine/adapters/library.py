@@ -75,7 +75,8 @@ class AdapterLibrary(OpenLibrary):
             raise LibraryError(
                 f"Expected no library at {path} yet",
                 "found one",
-                "open it with AdapterLibrary.open, or choose another folder",
+                "open it with AdapterLibrary.open, add to it with `lag library add`, or choose "
+                "another folder",
             )
         base = describe_base(base_model)
         (path / SEGMENTS).mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ class WriterLock:
             raise LibraryLockedError(
                 f"Expected to be the only writer of {path.parent}",
                 f"found that {holder} writes it",
-                "close that one, or open the library with read_only=True",
+                "wait for it or close it, or open the library with read_only=True",
             ) from error
         _write_holder(self._handle)
 

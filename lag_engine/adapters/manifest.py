@@ -42,7 +42,7 @@ class Manifest:
             raise LibraryError(
                 f"Expected an adapter library at {folder}",
                 f"found no {FILE_NAME} there",
-                "check the path, or make one with AdapterLibrary.create",
+                "check the path, or make one with AdapterLibrary.create or `lag library create`",
             )
         self._lock = RLock()
         self._db = connect(self._path, read_only=read_only)

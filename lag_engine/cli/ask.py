@@ -25,7 +25,11 @@ def ask(
         Path | None, typer.Option(help="The adapter library; lag-tiny brings its own.")
     ] = None,
     mode: Annotated[
-        str | None, typer.Option(help="[default: lag, or rag+lag with --context]")
+        str | None,
+        typer.Option(
+            help="base, arrow, spectr, lag, rag, prag, rag+lag, prag+lag, oracle, ...: see the "
+            "README. Default: lag, or rag+lag with --context."
+        ),
     ] = None,
     adapter: Annotated[
         list[str] | None, typer.Option(help="NAME or NAME=WEIGHT to pin; may be repeated.")

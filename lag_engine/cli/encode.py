@@ -47,7 +47,8 @@ def encode(
 ) -> None:
     """Bring a library up to date with a folder: new, changed, stale and deleted documents.
 
-    Cut off anywhere, it goes on from there when it is run again. Exits with 1 if some file could
+    Cut off anywhere, it goes on when it is run again, after the last group of passages (up to 64)
+    that was finished. Exits with 1 if some file could
     not be read.
     """
     common = {

@@ -119,6 +119,7 @@ def bring_up_to_date(
     from lag_engine.documents import DocumentStore
     from lag_engine.model.engine import LAGEngine
 
+    source.reader().files()  # a folder that is not there is told before anything is made
     with _opened(path, model) as library:
         name = model or library.base_model or ""
         with LAGEngine.from_pretrained(name, library=library, device=device) as engine:
@@ -132,8 +133,8 @@ def bring_up_to_date(
             store.close()
             if writer is not None:
                 show_counts(writer.counts, engine.name)
-    is_whole = steps.file is not None and not report.failed
-    return Outcome(report, losses, steps.file.unused if is_whole and steps.file else [], translated)
+    unused = [] if steps.file is None else steps.file.unused(unread=report.failed)
+    return Outcome(report, losses, unused, translated)
 
 
 def _losses(store: DocumentStore, report: SyncReport) -> Losses:

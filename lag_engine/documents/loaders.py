@@ -93,7 +93,9 @@ def load_text(path: Path, loaders: Mapping[str, Loader] = LOADERS) -> LoadedText
     """
     loaded = loaders[path.suffix.lower()](path)
     if not loaded.text.strip():
-        raise _unreadable(path, "no text in it", "a scanned PDF needs text recognition first")
+        is_scan = path.suffix.lower() == ".pdf"
+        advice = "a scan needs text recognition first" if is_scan else "fill it or take it out"
+        raise _unreadable(path, "no text in it", advice)
     return loaded._replace(text=loaded.text.strip())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,10 +74,18 @@ class PairsFile:
         """What the file adds to a passage, as a hash: part of its adapter's revision."""
         return content_hash(["pairs file", self(passage).content_hash])[:16]
 
-    @property
-    def unused(self) -> list[int]:
-        """The numbers of the lines that no passage has taken so far."""
-        lines = {row.line for rows in self._rows.values() for row in rows}
+    def unused(self, *, unread: Collection[str] = ()) -> list[int]:
+        """The numbers of the lines that no passage has taken so far.
+
+        Args:
+            unread: Documents whose passages are not known; their lines are left out.
+        """
+        lines = {
+            row.line
+            for name, rows in self._rows.items()
+            if name not in unread and name.rpartition(CHUNK_MARK)[0] not in unread
+            for row in rows
+        }
         return sorted(lines - self.used)
 
     def _of_document(self, passage: Passage) -> Iterator[tuple[PairRow, QuestionAnswer]]:

@@ -65,6 +65,8 @@ def status_of(
         state = "deleted"
     elif source_hash not in (None, document.content_hash):
         state = "changed"
+    elif document.state != "done" and not any(held):
+        state = "new"
     elif document.state != "done" or n_current < len(live):
         state = "stale"
     updated = document.updated if document.state == "done" else ""

@@ -391,5 +391,5 @@ def _check_base(library: AdapterLibrary, model: PreTrainedModel, name: str | Non
         f"Expected a library for the base model {names[0]}",
         f"found one for {library.base_model}",
         "Open the library of this model; if the two are one model, or you want these adapters on "
-        "the other model, pass allow_other_base=True",
+        "the other model, pass allow_other_base=True in Python",
     )

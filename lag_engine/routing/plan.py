@@ -200,8 +200,9 @@ def _pinned(
         raise PlanError(
             f"Expected pinned adapters for {_listed(list(slots))} in mode {mode!r}",
             f"Found them for {_listed(list(given))}",
-            f"Pass adapters={{{_example(slots)}}}; over retrieved documents, the parametric "
-            "documents chain or synthesizer does"
+            f"Pass adapters={{{_example(slots)}}} (--adapter NAME on the command line, "
+            "MODEL:NAME over HTTP); over retrieved documents, the parametric documents chain or "
+            "synthesizer does"
             if slots
             else "Leave adapters out, or choose a mode that pins some, such as 'prag'",
         )

@@ -31,7 +31,7 @@ def test_both_forms_of_a_line_are_read(pairs_file):
     done = file(PASSAGE)
     assert done.pairs == (QuestionAnswer(**LISBON), QuestionAnswer(**OSLO))
     assert done.rewrites == ("Again.",)
-    assert file.unused == []
+    assert file.unused() == []
 
 
 def test_repeated_questions_come_once_and_the_passages_own_first(pairs_file):
@@ -50,7 +50,7 @@ def test_a_documents_pairs_go_to_the_chunks_that_hold_their_answers(pairs_file):
     )
     assert file(Passage("a.txt#0", "Rosa was born in Lisbon.")).pairs == (QuestionAnswer(**LISBON),)
     assert file(Passage("a.txt#1", "Ada was born in Oslo.")).pairs == (QuestionAnswer(**OSLO),)
-    assert file.unused == [3, 4]
+    assert file.unused() == [3, 4]
 
 
 def test_an_answer_that_does_not_stand_in_the_passage_is_refused_by_its_line(pairs_file):
@@ -91,3 +91,10 @@ def test_only_the_passages_whose_lines_change_are_encoded_again(pairs_file, prag
     changed = prag(augment=pairs_file(*rows))
     assert changed.is_current(first)
     assert not changed.is_current(second)
+
+
+def test_lines_for_documents_that_could_not_be_read_are_not_told_as_unused(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    lines = [{"id": i, "question": "Who?", "answer": "Ann"} for i in ("a.txt", "b.txt#0", "c.TXT")]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    assert PairsFile(path).unused(unread={"a.txt", "b.txt"}) == [3]
