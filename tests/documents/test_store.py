@@ -149,6 +149,16 @@ def test_an_adapter_that_was_removed_is_made_again(store, index, folder, prag, l
     check_agreement(store, index, 3)
 
 
+def test_what_a_cut_off_run_never_encoded_is_new(store, index, folder, prag, monkeypatch):
+    broken = prag()
+    monkeypatch.setattr(broken, "_encode_group", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        store.sync(folder, broken)
+    assert {status.state for status in store.status(folder)} == {"new"}
+    assert store.sync(folder, prag()).new == tuple(sorted(NAMES))
+    check_agreement(store, index, 3)
+
+
 def test_another_way_of_splitting_is_a_change(store, index, folder, prag):
     store.sync(folder, prag())
     assert store.sync(by_lines(folder), prag()).changed == tuple(sorted(NAMES))
