@@ -6,7 +6,7 @@ from importlib.metadata import version
 import pytest
 from typer.testing import CliRunner
 
-from lag_engine import AdapterLibrary
+from lag_engine import AdapterLibrary, LAGEngine
 from lag_engine.cli import app
 
 
@@ -131,6 +131,16 @@ def test_ask_answers_and_shows_the_routing(ask):
 def test_ask_pins_adapters(ask):
     result = ask("--mode", "prag", "--adapter", "doc-1=0.5", "--trace")
     assert "knowledge: doc-1 100%" in result.stdout
+
+
+def test_ask_routes_by_the_score_it_is_told(ask, monkeypatch):
+    plans = []
+    stock = LAGEngine.plan
+    monkeypatch.setattr(
+        LAGEngine, "plan", lambda *a, **k: plans.append(stock(*a, **k)) or plans[-1]
+    )
+    assert ask("--score", "norm").exit_code == 0
+    assert {plan.knowledge.router.score for plan in plans} == {"norm"}
 
 
 def test_ask_puts_context_into_the_prompt(ask, tmp_path):

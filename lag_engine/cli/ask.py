@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.table import Table
@@ -34,6 +34,10 @@ def ask(
     adapter: Annotated[
         list[str] | None, typer.Option(help="NAME or NAME=WEIGHT to pin; may be repeated.")
     ] = None,
+    score: Annotated[
+        Literal["projection", "norm", "relative"] | None,
+        typer.Option(help="What SpectR's stage compares by.  Default: projection."),
+    ] = None,
     context: Annotated[
         list[Path] | None, typer.Option(help="A text file for the prompt; may be repeated.")
     ] = None,
@@ -46,7 +50,7 @@ def ask(
     from lag_engine.model.engine import LAGEngine
 
     with LAGEngine.from_pretrained(model, library=library) as engine:
-        plan = _plan(engine, mode or ("rag+lag" if context else "lag"), adapter or [])
+        plan = _plan(engine, mode or ("rag+lag" if context else "lag"), adapter or [], score)
         prompt = _prompt(engine, _with_context(question, context or [], plan))
         generation = _print_answer(
             engine,
@@ -61,9 +65,10 @@ def ask(
         _print_routing(generation.trace)
 
 
-def _plan(engine: LAGEngine, mode: str, adapters: list[str]) -> Plan:
+def _plan(engine: LAGEngine, mode: str, adapters: list[str], score: str | None) -> Plan:
     pinned = dict(_name_and_weight(text) for text in adapters)
-    return engine.plan(mode, adapters=pinned or None)
+    options = {} if score is None else {"score": score}
+    return engine.plan(mode, adapters=pinned or None, **options)
 
 
 def _name_and_weight(text: str) -> tuple[str, float]:
