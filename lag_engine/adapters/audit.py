@@ -1,4 +1,4 @@
-"""What a library's owner should know: dead adapters, duplicates, adapters that win every token."""
+"""What an owner should know of a library: who is dead, duplicate, tied, or wins every token."""
 
 from __future__ import annotations
 
@@ -47,6 +47,8 @@ class AuditReport:
         inputs: what they were compared on, in words.
         dead: adapters whose update is zero everywhere.
         duplicates: pairs at least as similar as was asked for, most similar first.
+        tied: adapters of a kind that share lora_A, which "projection" cannot tell apart; looked for
+            under that score only.
         wins: of every adapter that can be routed to, most first.
         dominance: the share of wins from which an adapter counts as dominant.
     """
@@ -56,6 +58,7 @@ class AuditReport:
     inputs: str
     dead: tuple[str, ...]
     duplicates: tuple[Duplicate, ...]
+    tied: tuple[tuple[str, ...], ...]
     wins: tuple[WinShare, ...]
     dominance: float
 
@@ -70,7 +73,7 @@ class AuditReport:
     @property
     def is_clean(self) -> bool:
         """Whether nothing was found."""
-        return not (self.dead or self.duplicates or self.dominant)
+        return not (self.dead or self.duplicates or self.tied or self.dominant)
 
     def _count(self, kind: str) -> int:
         return sum(win.kind == kind for win in self.wins)
@@ -81,6 +84,12 @@ class AuditReport:
         for first, second, similarity, is_exact in self.duplicates:
             what = "equal" if is_exact else f"{similarity:.4f} similar"
             lines.append(f"duplicate: {first} and {second} are {what}; keep one")
+        for names in self.tied:
+            some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            lines.append(
+                f"tied: {len(names)} adapters ({some}) share lora_A, and 'projection' cannot tell "
+                "them apart; use the score 'norm' or 'relative'"
+            )
         for name, kind, share in self.dominant:
             lines.append(
                 f"dominant: {name} wins {share:.0%} of inputs among the {kind} adapters; "
@@ -99,7 +108,7 @@ def audit(
     n_directions: int = 256,
     seed: int = 0,
 ) -> AuditReport:
-    """Looks for dead, duplicate and dominant adapters.
+    """Looks for dead, duplicate, tied and dominant adapters.
 
     Duplicates are compared by the cosine of their updates over all modules. Candidates come from a
     random sketch of every update, so that N adapters cost O(N) reads; each candidate is then
@@ -136,6 +145,7 @@ def audit(
         inputs=inputs,
         dead=tuple(name for name, norm in norms.items() if norm == 0),
         duplicates=find_duplicates(snapshot, norms, near=near, seed=seed),
+        tied=_tied(snapshot) if score == "projection" else (),
         wins=shares,
         dominance=dominance,
     )
@@ -174,6 +184,16 @@ class _Inputs:
                 f"found a probe of shape {found}",
                 "pass inputs (T, D_in) of modules that the library updates",
             )
+
+
+def _tied(snapshot: LibrarySnapshot) -> tuple[tuple[str, ...], ...]:
+    """The members of each family that are routed among each other."""
+    members: dict[object, list[str]] = {}
+    for row in snapshot.rows():
+        family = snapshot.segment(row.segment).family
+        if family is not None and row.kind in _ROUTED:
+            members.setdefault((row.kind, family.key), []).append(row.name)
+    return tuple(tuple(names) for names in members.values() if len(names) > 1)
 
 
 def _squared_norm(forms: Mapping[str, SpectralForm]) -> float:

@@ -15,6 +15,7 @@ from lag_engine.adapters import (
     AdapterSource,
     LoraModule,
     PeftAdapter,
+    audit,
     rebuild,
 )
 from lag_engine.errors import LibraryError
@@ -238,3 +239,14 @@ def test_the_members_export_as_what_they_were(make_library, tmp_path):
     other.add(tmp_path / "out")
     for module, form in other.snapshot().forms("out").items():
         assert same_update(form, make(1).modules[module], 1e-5)
+
+
+def test_the_audit_tells_who_cannot_be_told_apart_and_under_which_score(make_library):
+    with make_library() as library:
+        library.add_many(named([make(1), make(2)]), progress=False)
+        library.add(make(3, lora_a=9), name="other")
+        found = audit(library)
+        assert found.tied == (("a0", "a1"),)
+        assert not found.is_clean
+        assert "tied: 2 adapters (a0, a1) share lora_A" in str(found)
+        assert audit(library, score="norm").tied == ()
