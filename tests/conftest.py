@@ -77,7 +77,9 @@ class MemoryStack:
             torch.promote_types(dtype, torch.float32)
         )
         self.arrow = self._A[:, 0].contiguous()
-        self.places = Places(*map(_addresses, (self._A, self._B)), _ranks(self._A), dtype)
+        self.places = Places(
+            *map(_addresses, (self._A, self._B, self.arrow)), _ranks(self._A), dtype
+        )
         self.rows_read: list[int] = []
 
     def A(self, rows: Tensor) -> Tensor:

@@ -99,12 +99,14 @@ class Places(NamedTuple):
     Attributes:
         A: address of A*, (ranks[i], D_in); (N,) int64.
         B: address of B*, (ranks[i], D_out); (N,) int64.
+        arrow: address of the arrow vector, (D_in,); (N,) int64.
         ranks: how many rows lie there, at most R; (N,) int64.
-        dtype: of all factors.
+        dtype: of all of them.
     """
 
     A: Tensor
     B: Tensor
+    arrow: Tensor
     ranks: Tensor
     dtype: torch.dtype
 
@@ -171,7 +173,7 @@ class ModuleStack:
     @cached_property
     def places(self) -> Places | None:
         """Where the factors lie; None where they come through `A` and `B` only."""
-        dtypes = {part.dtype for block in self._blocks for part in (block.A, block.B)}
+        dtypes = {part.dtype for block in self._blocks for part in (block.A, block.B, block.arrow)}
         is_copied = any(
             block.file is not None and not block.file.is_mapped for block in self._blocks
         )
@@ -179,9 +181,17 @@ class ModuleStack:
         if len(dtypes) != 1 or is_copied or n_rebuilt * self.rank * self.d_in > _REBUILT:
             return None
         ranks = torch.tensor([block.A.shape[1] for block in self._blocks])[self._block_of]
-        A = self._addresses(self._rights)
-        B = self._addresses([block.B for block in self._blocks])
-        return Places(A, B, ranks, dtypes.pop())
+        arrows = [
+            block.arrow if block.basis is None else right[:, 0]
+            for block, right in zip(self._blocks, self._rights, strict=True)
+        ]
+        return Places(
+            A=self._addresses(self._rights),
+            B=self._addresses([block.B for block in self._blocks]),
+            arrow=self._addresses(arrows),
+            ranks=ranks,
+            dtype=dtypes.pop(),
+        )
 
     @cached_property
     def shared(self) -> SharedInputs | None:

@@ -69,7 +69,7 @@ class ResidentStack:
     def compiled(self) -> CompiledStack | None:
         """The same stack for the compiled operator; None where that cannot read it in place."""
         places: Places | None = getattr(self._stack, "places", None)
-        if places is None or self.device.type != "cpu" or not is_readable(self._stack, places):
+        if places is None or self.device.type != "cpu" or not is_readable(places):
             return None
         return CompiledStack(self._stack, places)
 

@@ -164,8 +164,8 @@ class FirstRows:
         found = self._stack.places
         if found is None:
             return None
-        A, B, ranks = (part[: self._n].contiguous() for part in found[:3])
-        return Places(A, B, ranks, found.dtype)
+        A, B, arrow, ranks = (part[: self._n].contiguous() for part in found[:4])
+        return Places(A, B, arrow, ranks, found.dtype)
 
     def factors(self, dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields each adapter's A (R, D_in) and B (D_out, R), contiguous."""

@@ -9,7 +9,6 @@ from lag_engine.adapters.stack import Places
 from lag_engine.errors import ModelError
 from lag_engine.model.bank import ResidentStack
 from lag_engine.model.kernels import CPP, build, default_form, form, kernel_status
-from lag_engine.model.kernels.compact import to_codes, to_halves
 from lag_engine.routing import GROUPED, LAG, REFERENCE, SCORES, Arrow, SpectR
 from lag_engine.routing.scores import rounding_tolerance
 
@@ -35,7 +34,9 @@ class Placed:
         self.names = tuple(map(str, range(len(A))))
         self._A, self._B = A.to(dtype).contiguous(), B.to(dtype).contiguous()
         self.arrow, self.singular = self._A[:, 0].contiguous(), singular.float()
-        self.places = Places(*map(_addresses, (self._A, self._B)), _ranks(self._A), dtype)
+        self.places = Places(
+            *map(_addresses, (self._A, self._B, self.arrow)), _ranks(self._A), dtype
+        )
 
     def A(self, rows):
         return self._A[rows]
@@ -233,19 +234,32 @@ def test_what_it_does_not_know_is_left_to_pytorch(make_stack):
     assert slot.update(inputs(0, 64)) is None
 
 
+@needs_compiler
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_compact_vectors_are_as_near_as_they_say(dtype):
-    arrow = torch.randn(40, 50, generator=torch.Generator().manual_seed(4)).to(dtype)
-    arrow[3] = 0
-    codes, halves = to_codes(arrow), to_halves(arrow)
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_compact_vectors_are_as_near_as_they_say(dtype, n_threads):
+    lone = draw(140, 50, 8, 2)
+    lone._stack._A[3] = 0
+    stack = ResidentStack(Placed(lone._stack._A, lone._stack._B, lone.singular, dtype), CPU)
+    arrow, compiled = stack._stack.arrow.double(), stack.compiled
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(n_threads)
+        compiled.prepare(1)
+        compiled.prepare(100)
+    finally:
+        torch.set_num_threads(before)
+    kept = compiled._kept
     for found, errors in (
-        (codes.codes * codes.scales[:, None], codes.errors),
-        (halves.halves, halves.errors),
+        (kept["codes"] * kept["scales"][:, None], kept["code_errors"]),
+        (kept["half_lines"], kept["half_errors"]),
     ):
-        difference = (arrow.double() - found[:, :50].double()).norm(dim=-1)
+        difference = (arrow - found[:, :50].double()).norm(dim=-1)
         assert (difference <= errors).all()
-        assert (errors <= 0.02 * arrow.double().norm(dim=-1) + 1e-12).all()
+        assert (errors <= 0.02 * arrow.norm(dim=-1) + 1e-12).all()
         assert not found[:, 50:].any()
+    assert (arrow.norm(dim=-1) <= compiled.struct.reach).all()
+    assert compiled.struct.reach < 1.01
 
 
 def test_the_environment_decides_between_the_forms(monkeypatch):
@@ -260,7 +274,6 @@ def test_the_environment_decides_between_the_forms(monkeypatch):
 def test_without_a_compiler_pytorch_runs_and_says_why(monkeypatch):
     monkeypatch.setattr(build, "_compiler", lambda: None)
     monkeypatch.setattr(form, "build", build.build.__wrapped__)
-    monkeypatch.setattr(form, "_declared", form._declared.__wrapped__)
     monkeypatch.setenv("LAG_KERNELS", "auto")
     assert default_form() is GROUPED
     assert "no C++ compiler" in kernel_status().reason

@@ -17,6 +17,8 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from lag_engine.model.kernels.structs import declare
+
 SOURCES = Path(__file__).parent
 OPTIONS = ("-std=c++20", "-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
 COMPILERS = ("c++", "g++", "clang++")
@@ -54,8 +56,10 @@ def build() -> Built:
         library = cache_folder() / f"route-{_key(compiler)}.so"
         if not library.exists():
             _compile(compiler, library)
+        loaded = ctypes.CDLL(str(library))
+        declare(loaded)
         return Built(
-            ctypes.CDLL(str(library)),
+            loaded,
             KernelStatus(True, f"compiled by {compiler} for this processor", library),
         )
     except subprocess.CalledProcessError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,6 @@ from lag_engine.errors import ModelError
 from lag_engine.model.kernels.build import KernelStatus, build
 from lag_engine.model.kernels.gpu.status import gpu_status
 from lag_engine.model.kernels.slot import CompiledSlot, is_compiled
-from lag_engine.model.kernels.structs import declare
 from lag_engine.routing import GROUPED, Form
 
 if TYPE_CHECKING:
@@ -56,7 +54,7 @@ def kernel_status() -> KernelStatus:
         return KernelStatus(False, f"{VARIABLE}=torch asks for plain PyTorch")
     if wanted == "triton":
         return KernelStatus(False, f"{VARIABLE}=triton asks for the GPU kernels")
-    status = _declared()
+    status = build().status
     if wanted == "cpp" and not status.is_ready:
         raise ModelError(
             f"Expected the compiled operator, as {VARIABLE}=cpp asks for it",
@@ -88,11 +86,3 @@ def _triton() -> Form:
     from lag_engine.model.kernels.gpu.form import TRITON
 
     return TRITON
-
-
-@functools.cache
-def _declared() -> KernelStatus:
-    built = build()
-    if built.loaded is not None:
-        declare(built.loaded)
-    return built.status

@@ -56,15 +56,12 @@ inline float kth_largest(const float* values, int64_t n, int64_t k, std::vector<
         least = kept[k - 1];
         kept.resize(k);
     };
-    auto keep = [&](int64_t from, int64_t to) {
-        for (int64_t i = from; i < to; ++i)
+    each_lane(
+        n, [&](int64_t i) { return lanes(values + i, n - i) > least; },
+        [&](int64_t i) {
             if (values[i] > least) kept.push_back(values[i]);
-        if (kept.size() > limit) cut();
-    };
-    int64_t i = 0;
-    for (; i + LANES <= n; i += LANES)
-        if (any(load<Floats>(values + i) > least)) keep(i, i + LANES);
-    keep(i, n);
+            if (kept.size() > limit) cut();
+        });
     if ((int64_t)kept.size() < k) return -INF;
     cut();
     return least;
@@ -74,9 +71,8 @@ inline float kth_largest(const float* values, int64_t n, int64_t k, std::vector<
 template <class Element>
 void exact_scores(
     const Stack& stack, const float* x, const int32_t* rows, int64_t n, float* scores) {
-    const Element* arrow = (const Element*)stack.arrow;
-    std::vector<const Element*> lines(n + 2 * TILE_ROWS, arrow);
-    for (int64_t i = 0; i < n; ++i) lines[i] = arrow + rows[i] * stack.d_in;
+    std::vector<const Element*> lines(n + 2 * TILE_ROWS, (const Element*)stack.arrow[0]);
+    for (int64_t i = 0; i < n; ++i) lines[i] = (const Element*)stack.arrow[rows[i]];
     float found[TILE_ROWS];
     for (int64_t i = 0; i < n; i += TILE_ROWS) {
         dots<TILE_ROWS, 1>(&lines[i], &x, stack.d_in, found, &lines[i + TILE_ROWS]);
@@ -118,32 +114,33 @@ void choose(
     auto& scores = scratch.scores;
     rows.clear();
     scratch.chosen.clear();
-    auto& lower = scratch.lower;  // what the score is at least
-    lower.assign(compact, compact + n);
-    for (int64_t i = 0; i < n; ++i) lower[i] -= bound.common;
-    if (bound.own)
-        for (int64_t i = 0; i < n; ++i) lower[i] -= bound.own[i] * bound.scale;
-    auto upper = [&](int64_t i) { return 2 * compact[i] - lower[i]; };
-    const float least = kth_largest(lower.data(), n, k, scratch.kept);
-    const float cutoff = std::max(least - tolerance, -std::numeric_limits<float>::max());
-    for (int64_t i = 0; i < n; i += LANES) {
-        const int64_t end = std::min(i + LANES, n);
-        if (end - i == LANES &&
-            !any(2 * load<Floats>(compact + i) - load<Floats>(&lower[i]) >= cutoff))
-            continue;
-        for (int64_t j = i; j < end; ++j)
-            if (upper(j) >= cutoff) rows.push_back((int32_t)j);
+    const float* below = compact;  // what the scores are at least, but for bound.common
+    if (bound.own) {
+        scratch.lower.resize(n);
+        for (int64_t i = 0; i < n; ++i) scratch.lower[i] = compact[i] - bound.own[i] * bound.scale;
+        below = scratch.lower.data();
     }
+    auto upper = [&](int64_t i) { return 2 * compact[i] - below[i] + bound.common; };
+    const float least = kth_largest(below, n, k, scratch.kept) - bound.common;
+    const float cutoff = std::max(least - tolerance, -std::numeric_limits<float>::max());
+    each_lane(
+        n,
+        [&](int64_t i) {
+            const Floats above = 2 * lanes(compact + i, n - i) - lanes(below + i, n - i);
+            return above + bound.common >= cutoff;
+        },
+        [&](int64_t i) { rows.push_back((int32_t)i); });
     if (!exact) {
         // With fewer than k others that might come so high, a row is chosen whatever they are.
         scores.clear();
         for (int32_t row : rows) scores.push_back(upper(row));
         const float sure =
             2 * tolerance + kth_largest(scores.data(), scores.size(), k + 1, scratch.kept);
-        auto open = std::stable_partition(
-            rows.begin(), rows.end(), [&](int32_t row) { return lower[row] > sure; });
-        for (auto row = rows.begin(); row != open; ++row) scratch.chosen.push_back({*row, INF});
-        rows.erase(rows.begin(), open);
+        std::erase_if(rows, [&](int32_t row) {
+            const bool is_sure = below[row] - bound.common > sure;
+            if (is_sure) scratch.chosen.push_back({row, INF});
+            return is_sure;
+        });
     }
     scores.resize(rows.size());
     exact_scores<Element>(stack, x, rows.data(), rows.size(), scores.data());

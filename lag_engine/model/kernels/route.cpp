@@ -5,6 +5,7 @@
 #include <new>
 #include <vector>
 
+#include "compact.h"
 #include "retrieve.h"
 #include "scan.h"
 #include "structs.h"
@@ -163,14 +164,16 @@ void update(
 
 // Fills total with base plus the sums, each rounded as PyTorch does.
 void add_to_base(const Call& call, const float* sums, int64_t n) {
-    if (call.total_element == FLOAT32) {
-        for (int64_t i = 0; i < n; ++i)
-            ((float*)call.total)[i] = ((const float*)call.base)[i] + sums[i];
-        return;
-    }
-    for (int64_t i = 0; i < n; ++i)
-        ((bfloat16*)call.total)[i] =
-            rounded(widened(((const bfloat16*)call.base)[i]) + widened(rounded(sums[i])));
+    each_vector(n, [&](int64_t i, int64_t width) {
+        const Floats found = some_floats(sums + i, width);
+        if (call.total_element == FLOAT32) {
+            store(some_floats((const float*)call.base + i, width) + found,
+                  (float*)call.total + i, width);
+        } else {
+            const Floats base = some_floats((const bfloat16*)call.base + i, width);
+            store(rounded(base + rounded(found)), (bfloat16*)call.total + i, width);
+        }
+    });
 }
 
 void route(const Stack& stack, const Router* routers, Call call) {
@@ -200,7 +203,10 @@ void route(const Stack& stack, const Router* routers, Call call) {
 }  // namespace
 }  // namespace lag
 
-extern "C" int lag_route(const lag::Stack* stack, const lag::Router* routers, const lag::Call* call) {
+extern "C" {
+
+// Returns 0, or 1 where there is no memory.
+int lag_route(const lag::Stack* stack, const lag::Router* routers, const lag::Call* call) {
     try {
         lag::route(*stack, routers, *call);
         return 0;
@@ -208,3 +214,31 @@ extern "C" int lag_route(const lag::Stack* stack, const lag::Router* routers, co
         return 1;
     }
 }
+
+// Returns an upper bound of the length of every arrow vector.
+float lag_reach(const lag::Stack* stack) {
+    float reach = 0;
+    lag::each_arrow(*stack, 1, [&](int64_t, const auto* vector) {
+        reach = std::max(reach, lag::length(vector, stack->d_in) * lag::SLACK);
+    });
+    return reach;
+}
+
+// Fills codes (n, stride) and scales and errors (n,) from the arrow vectors.
+void lag_codes(
+    const lag::Stack* stack, int n_threads, int8_t* codes, int64_t stride, float* scales,
+    float* errors) {
+    lag::each_arrow(*stack, n_threads, [&](int64_t row, const auto* vector) {
+        scales[row] = lag::write_codes(vector, stack->d_in, codes + row * stride, errors[row]);
+    });
+}
+
+// Fills halves (n, stride) and errors (n,) from the arrow vectors.
+void lag_halves(
+    const lag::Stack* stack, int n_threads, lag::bfloat16* halves, int64_t stride, float* errors) {
+    lag::each_arrow(*stack, n_threads, [&](int64_t row, const auto* vector) {
+        lag::round_line(vector, halves + row * stride, errors[row], stack->d_in);
+    });
+}
+
+}  // extern "C"

@@ -20,14 +20,24 @@ inline Precision precision_of(const Stack& stack, int64_t n_tokens, int64_t many
     return stack.codes ? CODES : EXACT;
 }
 
-// Writes one tile of scores: rows [row, row + ROWS) of `line`, tokens [t, t + COLUMNS).
+// Lines of a matrix: one after the other, or wherever they are.
+template <class Element>
+struct Lines {
+    const Element* start;
+    int64_t stride;
+    const int64_t* addresses;  // or null
+
+    const Element* operator[](int64_t row) const {
+        return addresses ? (const Element*)addresses[row] : start + row * stride;
+    }
+};
+
+// Writes one tile of scores: of ROWS rows and COLUMNS tokens.
 template <int ROWS, int COLUMNS, class Element>
 inline void score_tile(
-    const Element* line, int64_t stride, const float* const* x, int64_t width, const float* scales,
+    const Element* const* rows, const float* const* x, int64_t width, const float* scales,
     float* const* out) {
-    const Element* rows[ROWS];
     float found[ROWS * COLUMNS];
-    for (int r = 0; r < ROWS; ++r) rows[r] = line + r * stride;
     dots<ROWS, COLUMNS>(rows, x, width, found);
     for (int r = 0; r < ROWS; ++r)
         for (int c = 0; c < COLUMNS; ++c)
@@ -36,11 +46,9 @@ inline void score_tile(
 
 template <int ROWS, int COLUMNS>
 inline void score_tile(
-    const bfloat16* line, int64_t stride, const bfloat16* const* x, int64_t width, const float*,
+    const bfloat16* const* rows, const bfloat16* const* x, int64_t width, const float*,
     float* const* out) {
-    const bfloat16* rows[ROWS];
     float found[ROWS * COLUMNS];
-    for (int r = 0; r < ROWS; ++r) rows[r] = line + r * stride;
     dots_of_pairs<ROWS, COLUMNS>(rows, x, width, found);
     for (int r = 0; r < ROWS; ++r)
         for (int c = 0; c < COLUMNS; ++c) out[c][r] = std::fabs(found[r * COLUMNS + c]);
@@ -48,40 +56,43 @@ inline void score_tile(
 
 template <int ROWS, class Element, class Input>
 void score_rows(
-    const Element* line, int64_t stride, const float* scales, const Input* x, int64_t x_stride,
-    int64_t n_tokens, int64_t width, float* out, int64_t out_stride) {
+    const Lines<Element>& lines, int64_t row, const float* scales, const Input* x,
+    int64_t x_stride, int64_t n_tokens, int64_t width, float* out, int64_t out_stride) {
     int64_t t = 0;
-    touch(line, ROWS * stride);
+    const Element* rows[ROWS];
+    for (int r = 0; r < ROWS; ++r) {
+        rows[r] = lines[row + r];
+        touch(rows[r], width);
+    }
+    if (scales) scales += row;
+    out += row;
     const Input* columns[TILE_COLUMNS];
     float* places[TILE_COLUMNS];
-    for (; t + TILE_COLUMNS <= n_tokens; t += TILE_COLUMNS) {
-        for (int c = 0; c < TILE_COLUMNS; ++c) {
+    auto point = [&](int n) {
+        for (int c = 0; c < n; ++c) {
             columns[c] = x + (t + c) * x_stride;
             places[c] = out + (t + c) * out_stride;
         }
-        score_tile<ROWS, TILE_COLUMNS>(line, stride, columns, width, scales, places);
+    };
+    for (; t + TILE_COLUMNS <= n_tokens; t += TILE_COLUMNS) {
+        point(TILE_COLUMNS);
+        score_tile<ROWS, TILE_COLUMNS>(rows, columns, width, scales, places);
     }
-    for (int c = 0; t + c < n_tokens; ++c) {
-        columns[c] = x + (t + c) * x_stride;
-        places[c] = out + (t + c) * out_stride;
-    }
-    if (n_tokens - t == 2) score_tile<ROWS, 2>(line, stride, columns, width, scales, places);
-    if (n_tokens - t == 1) score_tile<ROWS, 1>(line, stride, columns, width, scales, places);
+    point((int)(n_tokens - t));
+    if (n_tokens - t == 2) score_tile<ROWS, 2>(rows, columns, width, scales, places);
+    if (n_tokens - t == 1) score_tile<ROWS, 1>(rows, columns, width, scales, places);
 }
 
 // Fills out (n_tokens, stride) with the scores of rows [from, to).
 template <class Element, class Input>
 void score_panel(
-    const Element* lines, int64_t stride, const float* scales, const Input* x, int64_t x_stride,
+    const Lines<Element>& lines, const float* scales, const Input* x, int64_t x_stride,
     int64_t n_tokens, int64_t width, int64_t from, int64_t to, float* out, int64_t out_stride) {
     int64_t row = from;
-    auto at = [&](const float* values) { return values ? values + row : nullptr; };
     for (; row + TILE_ROWS <= to; row += TILE_ROWS)
-        score_rows<TILE_ROWS>(lines + row * stride, stride, at(scales), x, x_stride, n_tokens,
-                              width, out + row, out_stride);
+        score_rows<TILE_ROWS>(lines, row, scales, x, x_stride, n_tokens, width, out, out_stride);
     for (; row < to; ++row)
-        score_rows<1>(lines + row * stride, stride, at(scales), x, x_stride, n_tokens, width,
-                      out + row, out_stride);
+        score_rows<1>(lines, row, scales, x, x_stride, n_tokens, width, out, out_stride);
 }
 
 // As `score_panel`, of int8 codes with the tokens' bytes. False where a token has none.
@@ -110,27 +121,27 @@ inline void scan(
 #pragma omp parallel for num_threads(n_threads) schedule(static) if (n_threads > 1)
     for (int64_t panel = 0; panel < n_panels; ++panel) {
         const int64_t from = panel * PANEL_ROWS, to = std::min(from + PANEL_ROWS, stack.n);
+        auto score = [&](auto lines, const float* scales) {
+            score_panel(lines, scales, x, tokens.d_in, n, tokens.d_in, from, to, out, stack.n);
+        };
         if (precision == HALVES)
-            score_panel(stack.halves, stack.half_stride, nullptr,
+            score_panel(Lines<bfloat16>{nullptr, 0, stack.halves}, nullptr,
                         &tokens.halves[first * tokens.half_stride], tokens.half_stride, n,
                         stack.half_stride, from, to, out, stack.n);
         else if (precision == CODES && score_codes(stack, tokens, first, n, from, to, out))
             continue;
         else if (precision == CODES)
-            score_panel(stack.codes, stack.code_stride, stack.scales, x, tokens.d_in, n,
-                        tokens.d_in, from, to, out, stack.n);
+            score(Lines<int8_t>{stack.codes, stack.code_stride, nullptr}, stack.scales);
         else if (stack.arrow_element == FLOAT32)
-            score_panel((const float*)stack.arrow, stack.d_in, nullptr, x, tokens.d_in, n,
-                        tokens.d_in, from, to, out, stack.n);
+            score(Lines<float>{nullptr, 0, stack.arrow}, nullptr);
         else
-            score_panel((const bfloat16*)stack.arrow, stack.d_in, nullptr, x, tokens.d_in, n,
-                        tokens.d_in, from, to, out, stack.n);
+            score(Lines<bfloat16>{nullptr, 0, stack.arrow}, nullptr);
     }
 }
 
 // Returns how far a token's compact scores can be from those of float32.
 inline Bound bound_of(const Stack& stack, const Tokens& tokens, int64_t t, Precision precision) {
-    const float length = tokens.lengths[t];
+    const float length = std::min(tokens.lengths[t], FLT_MAX);  // times an error of 0 it is 0
     const float sums = length * stack.reach * (tokens.d_in / 16 + 64) * FLT_EPSILON;
     if (precision == EXACT) return {nullptr, 0.0f, 0.0f};
     if (precision == CODES)  // codes are shorter than twice the vectors

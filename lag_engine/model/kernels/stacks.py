@@ -6,12 +6,13 @@ import ctypes
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
-from lag_engine.model.kernels.compact import reach, to_codes, to_halves
+from lag_engine.model.kernels.build import build
 from lag_engine.model.kernels.structs import ELEMENTS, StackStruct
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from lag_engine.adapters.stack import Places
     from lag_engine.routing import Stack
 
@@ -21,60 +22,87 @@ FEW_ROWS = 96
 MANY_TOKENS = 3
 """From here bfloat16 vectors are scanned, which many tokens share; int8 ones before (route.cpp)."""
 
+LINE = 32
+"""Compact vectors are padded to a multiple of so many elements."""
+
 
 class CompiledStack:
     """One module's adapters on the CPU, for the operator; keeps everything it points to alive.
 
+    What it reads of them stays where it is, and is read there: compact arrow vectors are all that
+    is made, when a call first needs them.
+
     Args:
-        stack: its arrow vectors as they are stored; what `is_readable` accepts.
-        places: where the factors lie.
+        stack: the adapters; what `is_readable` accepts.
+        places: where their factors and arrow vectors lie.
     """
 
     def __init__(self, stack: Stack, places: Places) -> None:
-        arrow, singular = stack.arrow, stack.singular
-        self.n, self.d_in = arrow.shape
-        self.d_out = stack.B(torch.empty(0, dtype=torch.long)).shape[-1]
+        nothing = torch.empty(0, dtype=torch.long)
+        self.n = len(places.A)
+        self.d_in, self.d_out = (of(nothing).shape[-1] for of in (stack.A, stack.B))
         self._stack = stack  # its memory is pointed to
-        self._kept = {
-            "arrow": arrow.contiguous(),
-            "singular": singular.float().contiguous(),
-            "A": places.A.contiguous(),
-            "B": places.B.contiguous(),
-            "ranks": places.ranks.contiguous(),
-        }
+        loaded = build().loaded
+        assert loaded is not None
+        self._loaded = loaded
+        self._kept: dict[str, Tensor] = {}
+        element = ELEMENTS[places.dtype]
         self.struct = StackStruct(
             n=self.n,
             d_in=self.d_in,
             d_out=self.d_out,
-            rank=singular.shape[1],
-            arrow_element=ELEMENTS[arrow.dtype],
-            factor_element=ELEMENTS[places.dtype],
-            reach=reach(arrow),
-            **{name: tensor.data_ptr() for name, tensor in self._kept.items()},
+            rank=stack.singular.shape[1],
+            arrow_element=element,
+            factor_element=element,
+        )
+        self._point(
+            singular=stack.singular.float(),
+            **{name: getattr(places, name) for name in ("A", "B", "arrow", "ranks")},
         )
         self.address = ctypes.pointer(self.struct)
+        self.struct.reach = loaded.lag_reach(self.address)
 
     def prepare(self, n_tokens: int) -> None:
         """Makes the compact vectors that a scan of so many tokens reads, once."""
         if self.n <= FEW_ROWS:
             return
         if n_tokens < MANY_TOKENS and not self.struct.codes:
-            found = to_codes(self._kept["arrow"])
-            self._point("codes", found.codes, "scales", found.scales, "code_errors", found.errors)
-            self.struct.code_stride = found.codes.shape[1]
+            self._make_codes()
         if n_tokens >= MANY_TOKENS and not self.struct.halves:
-            halves = to_halves(self._kept["arrow"])
-            self._point("halves", halves.halves, "half_errors", halves.errors)
-            self.struct.half_stride = halves.halves.shape[1]
+            self._make_halves()
 
-    def _point(self, *parts: str | Tensor) -> None:
-        for name, tensor in zip(parts[::2], parts[1::2], strict=True):
-            assert isinstance(name, str)
-            assert isinstance(tensor, Tensor)
-            self._kept[name] = tensor
-            setattr(self.struct, name, tensor.data_ptr())
+    def _make_codes(self) -> None:
+        stride = _padded(self.d_in)
+        codes = torch.zeros((self.n, stride), dtype=torch.int8)
+        scales, errors = torch.empty(self.n), torch.empty(self.n)
+        numbers = (codes.data_ptr(), stride, scales.data_ptr(), errors.data_ptr())
+        self._loaded.lag_codes(self.address, torch.get_num_threads(), *numbers)
+        self.struct.code_stride = stride
+        self._point(scales=scales, code_errors=errors, codes=codes)
+
+    def _make_halves(self) -> None:
+        stride = self.struct.half_stride = _padded(self.d_in)
+        if self.struct.arrow_element == ELEMENTS[torch.bfloat16] and stride == self.d_in:
+            self._point(halves=self._kept["arrow"])
+            return
+        halves = torch.zeros((self.n, stride), dtype=torch.bfloat16)
+        errors = torch.empty(self.n)
+        numbers = (halves.data_ptr(), stride, errors.data_ptr())
+        self._loaded.lag_halves(self.address, torch.get_num_threads(), *numbers)
+        lines = halves.data_ptr() + stride * halves.itemsize * torch.arange(self.n)
+        self._kept["half_lines"] = halves
+        self._point(half_errors=errors, halves=lines)
+
+    def _point(self, **parts: Tensor) -> None:
+        for name, part in parts.items():
+            self._kept[name] = part.contiguous()
+            setattr(self.struct, name, self._kept[name].data_ptr())
 
 
-def is_readable(stack: Stack, places: Places) -> bool:
-    """Whether the operator can read such a stack."""
-    return len(stack.arrow) > 0 and stack.arrow.dtype in ELEMENTS and places.dtype in ELEMENTS
+def is_readable(places: Places) -> bool:
+    """Whether the operator can read adapters that lie there."""
+    return len(places.A) > 0 and places.dtype in ELEMENTS
+
+
+def _padded(width: int) -> int:
+    return width + -width % LINE

@@ -15,17 +15,17 @@ enum Score : int32_t { BY_ARROW = 0, BY_PROJECTION = 1, BY_NORM = 2, BY_RELATIVE
 struct Stack {
     int64_t n, d_in, d_out, rank;
     int32_t arrow_element, factor_element;
-    const void* arrow;      // (n, d_in)
+    const int64_t* arrow;   // (n,) addresses of (d_in,)
     const float* singular;  // (n, rank)
     const int64_t* A;       // (n,) addresses of (ranks[i], d_in)
     const int64_t* B;       // (n,) addresses of (ranks[i], d_out)
     const int64_t* ranks;   // (n,)
     // Compact arrow vectors with, for each, an upper bound of the length of what was rounded away;
-    // null where there are none. Lines are padded with zeros.
+    // null where there are none, and errors where nothing was. Lines are padded with zeros.
     const int8_t* codes;       // (n, code_stride), times scales
     const float* scales;       // (n,)
     const float* code_errors;  // (n,)
-    const bfloat16* halves;    // (n, half_stride)
+    const int64_t* halves;     // (n,) addresses of (half_stride,) in bfloat16
     const float* half_errors;  // (n,)
     int64_t code_stride, half_stride;
     float reach;  // the length of the longest arrow vector

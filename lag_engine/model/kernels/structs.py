@@ -76,6 +76,11 @@ class CallStruct(Structure):
 
 
 def declare(library: ctypes.CDLL) -> None:
-    """Tells ctypes the operator's signature."""
+    """Tells ctypes the signatures of the operator."""
     library.lag_route.argtypes = (POINTER(StackStruct), POINTER(RouterStruct), POINTER(CallStruct))
     library.lag_route.restype = ctypes.c_int
+    stack, numbers = POINTER(StackStruct), c_void_p
+    library.lag_reach.argtypes, library.lag_reach.restype = (stack,), c_float
+    library.lag_codes.argtypes = (stack, ctypes.c_int, numbers, c_int64, numbers, numbers)
+    library.lag_halves.argtypes = (stack, ctypes.c_int, numbers, c_int64, numbers)
+    library.lag_codes.restype = library.lag_halves.restype = None

@@ -28,46 +28,48 @@ struct Tokens {
     float tolerance(int64_t t) const { return lengths[t] * (ROUNDING_UNITS * FLT_EPSILON); }
 };
 
-inline float length(const float* values, int64_t n) {
+template <class Element>
+inline float length(const Element* values, int64_t n) {
     Floats squares = {};
-    int64_t j = 0;
-    for (; j + LANES <= n; j += LANES) {
-        const Floats v = floats(values + j);
+    each_vector(n, [&](int64_t j, int64_t width) {
+        const Floats v = some_floats(values + j, width);
         squares += v * v;
-    }
-    if (j < n) {
-        const Floats v = floats(values + j, n - j);
-        squares += v * v;
-    }
+    });
     return std::sqrt(sum(squares));
 }
 
-inline void round_line(const float* x, bfloat16* to, float& lost, int64_t n) {
+// The largest absolute value; at least 0.
+template <class Element>
+inline float largest_of(const Element* values, int64_t n) {
+    Floats most = {};
+    each_vector(n, [&](int64_t j, int64_t width) {
+        const Floats v = some_floats(values + j, width);
+        most = v > most ? v : -v > most ? -v : most;
+    });
+    float largest = 0;
+    for (int i = 0; i < LANES; ++i) largest = std::max(largest, most[i]);
+    return largest;
+}
+
+// Writes a line in bfloat16, and the length of what was rounded away.
+template <class Element>
+inline void round_line(const Element* x, bfloat16* to, float& lost, int64_t n) {
     Floats squares = {};
-    for (int64_t j = 0; j < n; j += LANES) {
-        const int64_t width = n - j < LANES ? n - j : LANES;
-        Floats gone = {};
-        for (int64_t i = 0; i < width; ++i) {
-            to[j + i] = rounded(x[j + i]);
-            gone[i] = x[j + i] - widened(to[j + i]);
-        }
+    each_vector(n, [&](int64_t j, int64_t width) {
+        const Floats v = some_floats(x + j, width), near = rounded(v), gone = v - near;
+        store(near, to + j, width);
         squares += gone * gone;
-    }
+    });
     lost = std::sqrt(sum(squares)) * 1.0001f;
 }
 
 // Writes a line as bytes; returns what one step is worth, 0 where the line cannot be written so.
 inline float write_bytes(const float* x, uint8_t* high, uint8_t* low, float& lost, int64_t n) {
-    Floats most = {}, squares = {};
-    auto each = [&](auto use) {
-        for (int64_t j = 0; j < n; j += LANES)
-            use(j, n - j < LANES ? floats(x + j, n - j) : floats(x + j));
-    };
-    each([&](int64_t, Floats v) { most = v > most ? v : -v > most ? -v : most; });
-    float largest = 0;
-    for (int i = 0; i < LANES; ++i) largest = std::max(largest, most[i]);
+    Floats squares = {};
+    const float largest = largest_of(x, n);
     const float step = largest > 0 ? largest / LARGEST_STEP : 1.0f, inverse = 1.0f / step;
-    each([&](int64_t j, Floats v) {
+    each_vector(n, [&](int64_t j, int64_t width) {
+        const Floats v = some_floats(x + j, width);
         const Integers steps = __builtin_convertvector(v * inverse + 32768.5f, Integers);
         const Floats gone = v - step * __builtin_convertvector(steps - 32768, Floats);
         squares += gone * gone;
@@ -89,7 +91,9 @@ inline Tokens read_tokens(
     if (call.x_element == BFLOAT16) {
         tokens.widened_x.resize(n * d_in);
         const bfloat16* from = (const bfloat16*)call.x;
-        for (int64_t i = 0; i < n * d_in; ++i) tokens.widened_x[i] = widened(from[i]);
+        each_vector(n * d_in, [&](int64_t j, int64_t width) {
+            store(some_floats(from + j, width), &tokens.widened_x[j], width);
+        });
         tokens.x = tokens.widened_x.data();
     }
     tokens.lengths.resize(n);

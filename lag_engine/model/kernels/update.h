@@ -107,21 +107,21 @@ void apply(
     for (int thread = 0; thread < n_threads; ++thread) {
         const int64_t from = std::min(thread * share, stack.d_out);
         const int64_t to = std::min(from + share, stack.d_out);
-        for (int32_t pair : pairs.order) {
-            const int32_t row = pairs.row[pair];
-            const Element* B = (const Element*)stack.B[row];
+        for (size_t i = 0; i < pairs.order.size(); ++i) {
+            const int32_t pair = pairs.order[i], row = pairs.row[pair];
+            const int32_t after = pairs.row[pairs.order[std::min(i + 1, pairs.order.size() - 1)]];
+            const Element *B = (const Element*)stack.B[row], *next = (const Element*)stack.B[after];
+            const int64_t n_ahead = after == row ? 0 : stack.ranks[after];
             float* out = total + pairs.token[pair] * stack.d_out;
             const float* c = coefficients + pair * stack.rank;
-            int64_t j = from;
-            for (; j + LANES <= to; j += LANES) {
-                Floats sums = load<Floats>(out + j);
+            each_vector(to - from, [&](int64_t at, int64_t width) {
+                const int64_t j = from + at;
+                for (int64_t r = 0; r < n_ahead; ++r) fetch(next + r * stack.d_out, j);
+                Floats sums = some_floats(out + j, width);
                 for (int64_t r = 0; r < stack.ranks[row]; ++r)
-                    sums += c[r] * floats(B + r * stack.d_out + j);
-                std::memcpy(out + j, &sums, sizeof sums);
-            }
-            for (; j < to; ++j)
-                for (int64_t r = 0; r < stack.ranks[row]; ++r)
-                    out[j] += c[r] * widened(B[r * stack.d_out + j]);
+                    sums += c[r] * some_floats(B + r * stack.d_out + j, width);
+                store(sums, out + j, width);
+            });
         }
     }
 }

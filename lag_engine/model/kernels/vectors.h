@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <limits>
 
 #ifdef __AVX512F__
 #include <immintrin.h>
@@ -68,15 +69,31 @@ inline float sum(Floats v) {
     return (q[0] + q[2]) + (q[1] + q[3]);
 }
 
-// Whether any lane of a comparison holds.
-inline bool any(Integers truth) {
+// A bit for each lane in which a comparison holds.
+inline uint32_t bits_of(Integers truth) {
 #ifdef __AVX512DQ__
     return _mm512_movepi32_mask((__m512i)truth);
 #else
-    int found = 0;
-    for (int i = 0; i < LANES; ++i) found |= truth[i];
+    uint32_t found = 0;
+    for (int i = 0; i < LANES; ++i) found |= (uint32_t)(truth[i] & 1) << i;
     return found;
 #endif
+}
+
+// The first n_left values, or as many as there are lanes, then -infinity.
+inline Floats lanes(const float* from, int64_t n_left) {
+    if (n_left >= LANES) return load<Floats>(from);
+    Floats padded = (Floats){} - std::numeric_limits<float>::infinity();
+    std::memcpy(&padded, from, n_left * sizeof(float));
+    return padded;
+}
+
+// Calls use(i) for each i < n for which the lanes of is_wanted(first) hold, in order.
+template <class Wanted, class Use>
+inline void each_lane(int64_t n, Wanted is_wanted, Use use) {
+    for (int64_t first = 0; first < n; first += LANES)
+        for (uint32_t bits = bits_of(is_wanted(first)); bits; bits &= bits - 1)
+            use(first + __builtin_ctz(bits));
 }
 
 // Reads memory in order, once, before a tile reads it line by line: a processor foresees one stream
@@ -87,6 +104,12 @@ inline void touch(const Element* from, int64_t n) {
     for (const char *at = (const char*)from, *end = (const char*)(from + n); at < end; at += 64)
         seen += *(const uint8_t*)at;
     asm volatile("" ::"r"(seen));
+}
+
+// Has a line of memory fetched into the second cache: the first is full of what is read now.
+template <class Element>
+inline void fetch(const Element* line, int64_t j) {
+    if (j % (64 / (int64_t)sizeof(Element)) == 0) __builtin_prefetch(line + j, 0, 2);
 }
 
 // out[r * COLUMNS + c] = rows[r] . columns[c], over n elements; fetches the rows that come next.
@@ -102,7 +125,7 @@ inline void dots(
 #pragma GCC unroll 8
         for (int r = 0; r < ROWS; ++r) {
             const Floats a = floats(rows[r] + j, width...);
-            if (next) __builtin_prefetch(next[r] + j);
+            if (next) fetch(next[r], j);
 #pragma GCC unroll 8
             for (int c = 0; c < COLUMNS; ++c) sums[r][c] += a * x[c];
         }
@@ -184,19 +207,32 @@ inline void write_low_bytes(Integers, uint8_t*) {}
 inline float dot_of_codes(const int8_t*, const uint8_t*, const uint8_t*, int64_t) { return 0; }
 #endif
 
-inline bfloat16 rounded(float value) {
-    uint32_t bits;
-    std::memcpy(&bits, &value, sizeof bits);
-    if ((bits & 0x7fffffffu) > 0x7f800000u) return {(uint16_t)((bits >> 16) | 0x40)};  // NaN
-    return {(uint16_t)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};  // to nearest even
+// To bfloat16, to nearest even, and back.
+inline Floats rounded(Floats values) {
+    const Words bits = (Words)values;
+    const Words nearest = (bits + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u;
+    const Words is_nan = (Words)((bits & 0x7fffffffu) > 0x7f800000u);
+    return (Floats)((is_nan & (bits | 0x400000u)) | (~is_nan & nearest));
 }
 
-inline float widened(bfloat16 value) {
-    const uint32_t bits = (uint32_t)value.bits << 16;
-    float found;
-    std::memcpy(&found, &bits, sizeof found);
-    return found;
+inline void store(Floats values, float* to, int64_t n) { std::memcpy(to, &values, n * sizeof *to); }
+inline void store(Floats rounded_values, bfloat16* to, int64_t n) {
+    const Shorts bits = __builtin_convertvector((Words)rounded_values >> 16, Shorts);
+    std::memcpy(to, &bits, n * sizeof *to);
 }
-inline float widened(float value) { return value; }
+
+// Calls use(j, width) for each LANES elements of n; the last width may be smaller.
+template <class Use>
+inline void each_vector(int64_t n, Use use) {
+    int64_t j = 0;
+    for (; j + LANES <= n; j += LANES) use(j, LANES);
+    if (j < n) use(j, n - j);
+}
+
+// The first n elements, then zeros.
+template <class Element>
+inline Floats some_floats(const Element* from, int64_t n) {
+    return n == LANES ? floats(from) : floats(from, n);
+}
 
 }  // namespace lag
