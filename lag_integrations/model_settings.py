@@ -30,7 +30,7 @@ class ModelSettings(BaseModel):
         adapters: adapters to pin, for the modes that pin: names or `{name: weight}`, or both by
             slot, `{"task": ..., "knowledge": ...}`.
         routing: options of the plan: `retrieve_k`, `score`, `top_k`, `temperature`, `floor`,
-            `candidates`, `knowledge_routed`.
+            `approximate`, `candidates`, `knowledge_routed`.
         translator: the folder of what makes adapters in mode "dyprag" and "dyprag+lag"; None for
             the one that `lag encode --method dyprag` leaves in the library.
         max_tokens: most tokens an answer may have.

@@ -141,6 +141,9 @@ def test_ask_routes_by_the_score_it_is_told(ask, monkeypatch):
     )
     assert ask("--score", "norm").exit_code == 0
     assert {plan.knowledge.router.score for plan in plans} == {"norm"}
+    assert not any(plan.knowledge.router.approximate for plan in plans)
+    assert ask("--approximate").exit_code == 0
+    assert plans[-1].knowledge.router.approximate
 
 
 def test_ask_puts_context_into_the_prompt(ask, tmp_path):

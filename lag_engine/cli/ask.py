@@ -38,6 +38,9 @@ def ask(
         Literal["projection", "norm", "relative"] | None,
         typer.Option(help="What SpectR's stage compares by.  Default: projection."),
     ] = None,
+    approximate: Annotated[
+        bool, typer.Option(help="Let retrieval miss an adapter now and then, for speed.")
+    ] = False,
     context: Annotated[
         list[Path] | None, typer.Option(help="A text file for the prompt; may be repeated.")
     ] = None,
@@ -50,7 +53,13 @@ def ask(
     from lag_engine.model.engine import LAGEngine
 
     with LAGEngine.from_pretrained(model, library=library) as engine:
-        plan = _plan(engine, mode or ("rag+lag" if context else "lag"), adapter or [], score)
+        plan = _plan(
+            engine,
+            mode or ("rag+lag" if context else "lag"),
+            adapter or [],
+            score,
+            approximate=approximate,
+        )
         prompt = _prompt(engine, _with_context(question, context or [], plan))
         generation = _print_answer(
             engine,
@@ -65,10 +74,12 @@ def ask(
         _print_routing(generation.trace)
 
 
-def _plan(engine: LAGEngine, mode: str, adapters: list[str], score: str | None) -> Plan:
+def _plan(
+    engine: LAGEngine, mode: str, adapters: list[str], score: str | None, *, approximate: bool
+) -> Plan:
     pinned = dict(_name_and_weight(text) for text in adapters)
-    options = {} if score is None else {"score": score}
-    return engine.plan(mode, adapters=pinned or None, **options)
+    options: dict[str, Any] = {} if score is None else {"score": score}
+    return engine.plan(mode, adapters=pinned or None, approximate=approximate, **options)
 
 
 def _name_and_weight(text: str) -> tuple[str, float]:

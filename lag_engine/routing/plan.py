@@ -118,6 +118,7 @@ class Plan:
         top_k: int = 1,
         temperature: float = 1.0,
         floor: float | None = None,
+        approximate: bool = False,
         candidates: Candidates | None = None,
         adapters: Names | None = None,
         knowledge_routed: bool = False,
@@ -134,6 +135,8 @@ class Plan:
             top_k: adapters mixed; arrow and spectr.
             temperature: of Arrow's softmax over its top_k.
             floor: score below which a token stays on the base; lag and +lag.
+            approximate: permits that a retrieved adapter is missed, for speed over thousands of
+                adapters (see `LAG`); arrow, lag and +lag.
             candidates: names that may be routed to, for every routed slot or per slot; a name
                 serves the slot of its own kind only.
             adapters: what the mode applies by name, ``{"task": ..., "knowledge": ...}`` or flat
@@ -154,7 +157,7 @@ class Plan:
                 f"Found it with mode {mode!r}",
                 "Leave it out; 'rag+lag' takes it, 'lag' always routes both slots",
             )
-        router = _router(mode, retrieve_k, score, top_k, temperature, floor)
+        router = _router(mode, retrieve_k, score, top_k, temperature, floor, approximate)
         pinned = _pinned(mode, _named_slots(mode), adapters)
         selections: dict[Slot, Selection | None] = {}
         for slot in SLOTS:
@@ -170,10 +173,13 @@ def _router(
     top_k: int,
     temperature: float,
     floor: float | None,
+    approximate: bool,
 ) -> Router:
     if mode == "arrow":
-        return Arrow(top_k, temperature)
-    return SpectR(top_k, score) if mode == "spectr" else LAG(retrieve_k, score, floor)
+        return Arrow(top_k, temperature, approximate)
+    if mode == "spectr":
+        return SpectR(top_k, score)
+    return LAG(retrieve_k, score, floor, approximate=approximate)
 
 
 def _routed(router: Router, candidates: Candidates | None, slot: Slot) -> Routed:

@@ -38,12 +38,18 @@ class Arrow:
     Outputs are mixed as in PEFT; mttl merges A and B apart, which adds cross terms (equal for
     top_k = 1).
 
+    Args:
+        top_k: adapters mixed.
+        temperature: of the softmax.
+        approximate: as LAG's.
+
     Raises:
         PlanError: `top_k` below 1, or a temperature that is not positive.
     """
 
     top_k: int = 1
     temperature: float = 1.0
+    approximate: bool = False
 
     def __post_init__(self) -> None:
         _require_count("top_k", self.top_k)
@@ -145,6 +151,11 @@ class LAG:
         keep: share of the best arrow score, in [0, 1]; adaptive only.
         k_min: least number of candidates; adaptive only.
         k_max: largest number of candidates; adaptive only.
+        approximate: permits that retrieval misses an adapter. Where the compiled operator runs
+            on a processor with AVX-512 VNNI, over 512 adapters or more of 256 inputs or more, it
+            then reads arrow vectors in four bits, half of the exact scan's bytes, for one or two
+            tokens at a time, as decoding does. Prompts, other sizes, processors and forms stay
+            exact.
 
     Raises:
         PlanError: a count below 1, ``k_min > k_max``, `keep` outside [0, 1], an unknown score, or
@@ -157,6 +168,7 @@ class LAG:
     keep: float = 0.5
     k_min: int = 1
     k_max: int = 64
+    approximate: bool = False
 
     def __post_init__(self) -> None:
         if self.retrieve_k != "adaptive":

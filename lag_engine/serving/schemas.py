@@ -31,6 +31,7 @@ class PlanOptions(BaseModel):
     top_k: int | None = None
     temperature: float | None = None
     floor: float | None = None
+    approximate: bool | None = None
     candidates: str | list[str] | dict[Slot, list[str] | None] | None = None
     knowledge_routed: bool | None = None
 

@@ -85,6 +85,10 @@ def test_options_reach_the_router():
     )
     assert plan.task == plan.knowledge == Routed(LAG("adaptive", "norm", 0.1), ("a", "b"))
     assert Plan.from_mode("arrow", top_k=4, temperature=0.5).task == Routed(Arrow(4, 0.5))
+    permitted = {mode: Plan.from_mode(mode, approximate=True) for mode in ("lag", "arrow")}
+    assert permitted["lag"].task == Routed(LAG(approximate=True))
+    assert permitted["arrow"].task == Routed(Arrow(approximate=True))
+    assert all("approximate=True" in repr(plan) for plan in permitted.values())
     assert Plan.from_mode("spectr", top_k=4, score="norm").task == Routed(SpectR(4, "norm"))
 
 
@@ -173,6 +177,7 @@ def test_the_key_names_the_whole_plan():
         Plan.from_mode("lag", retrieve_k=5),
         Plan.from_mode("lag", score="norm"),
         Plan.from_mode("lag", floor=0.0),
+        Plan.from_mode("lag", approximate=True),
         Plan.from_mode("lag", candidates=["a"]),
         Plan.from_mode("rag+lag"),
         Plan.from_mode("prag", adapters=["a"]),

@@ -100,9 +100,13 @@ def test_a_request_says_how_much_of_the_routing_it_wants(chat, detail, told):
 
 
 def test_mode_adapters_and_options_of_the_request_make_the_plan(served, chat):
-    asked = {"mode": "prag+lag", "adapters": {"doc-1": 0.5}, "options": {"retrieve_k": 2}}
+    asked = {
+        "mode": "prag+lag",
+        "adapters": {"doc-1": 0.5},
+        "options": {"retrieve_k": 2, "approximate": True},
+    }
     routing = chat("lag-auto", lag=asked)["choices"][0]["lag_routing"]
-    plan = served.plan("prag+lag", adapters={"doc-1": 0.5}, retrieve_k=2)
+    plan = served.plan("prag+lag", adapters={"doc-1": 0.5}, retrieve_k=2, approximate=True)
     assert routing["plan"] == plan.key
     (knowledge,) = routing["slots"]["knowledge"]["adapters"]
     assert knowledge == {"adapter": "doc-1", "share": 1.0}

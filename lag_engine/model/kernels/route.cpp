@@ -5,6 +5,7 @@
 #include <new>
 #include <vector>
 
+#include "coarse.h"
 #include "compact.h"
 #include "retrieve.h"
 #include "scan.h"
@@ -48,15 +49,17 @@ void retrieve_token(
 
 using Chosen = std::vector<std::vector<Candidate>>;
 
+// whole: all of the tokens, where they are to be scored in four bits.
 Chosen retrieve(
     const Stack& stack, const Router* routers, const Call& call, const Tokens& tokens,
-    Precision precision) {
+    Precision precision, const std::vector<Whole>& whole) {
     Chosen chosen(tokens.n);
     const int64_t chunk = std::clamp(SCORE_ELEMENTS / stack.n, (int64_t)16, tokens.n + 16);
     std::vector<float> compact(std::min(chunk, tokens.n) * stack.n);
     for (int64_t first = 0; first < tokens.n; first += chunk) {
         const int64_t n = std::min(chunk, tokens.n - first);
-        scan(stack, tokens, first, n, precision, call.n_threads, compact.data());
+        if (whole.empty()) scan(stack, tokens, first, n, precision, call.n_threads, compact.data());
+        else scan_nibbles(stack, whole, call.n_threads, compact.data());
 #pragma omp parallel num_threads(call.n_threads) if (n > 1 && call.n_threads > 1)
         {
             Scratch scratch;
@@ -65,8 +68,9 @@ Chosen retrieve(
                 const int64_t t = first + i;
                 const Router* router = router_of(call, routers, t);
                 if (!router) continue;
-                retrieve_token(stack, tokens, t, *router, &compact[i * stack.n],
-                               bound_of(stack, tokens, t, precision), scratch);
+                const Bound bound = whole.empty() ? bound_of(stack, tokens, t, precision)
+                                                  : coarse_bound(stack, tokens, t, whole[t]);
+                retrieve_token(stack, tokens, t, *router, &compact[i * stack.n], bound, scratch);
                 chosen[t] = scratch.chosen;
             }
         }
@@ -190,11 +194,14 @@ void route(const Stack& stack, const Router* routers, Call call) {
     std::fill_n(call.scores, n_places, 0.0f);
     std::fill_n(call.weights, n_places, 0.0f);
     std::fill_n(total, n_sums, 0.0f);
-    const Precision precision = precision_of(stack, call.n_tokens, MANY_TOKENS);
+    const bool is_coarse = call.is_approximate && stack.nibbles && call.n_tokens < MANY_TOKENS;
+    const Precision precision =
+        is_coarse ? EXACT : precision_of(stack, call.n_tokens, MANY_TOKENS);
     const Tokens tokens =
         read_tokens(call, stack.d_in, precision == HALVES ? stack.half_stride : 0,
                     precision == CODES);
-    const Chosen chosen = retrieve(stack, routers, call, tokens, precision);
+    const std::vector<Whole> whole = is_coarse ? whole_tokens(tokens) : std::vector<Whole>{};
+    const Chosen chosen = retrieve(stack, routers, call, tokens, precision, whole);
     auto run = stack.factor_element == FLOAT32 ? update<float> : update<bfloat16>;
     run(stack, routers, call, tokens, chosen, total);
     if (call.base) add_to_base(call, total, n_sums);
@@ -230,6 +237,18 @@ void lag_codes(
     float* errors) {
     lag::each_arrow(*stack, n_threads, [&](int64_t row, const auto* vector) {
         scales[row] = lag::write_codes(vector, stack->d_in, codes + row * stride, errors[row]);
+    });
+}
+
+// Whether this processor has the instructions that make a scan of four bits pay.
+int lag_reads_nibbles() { return lag::HAS_BYTE_DOTS; }
+
+// Fills nibbles (n, stride), zeros before, and scales and errors (n,) from the arrow vectors.
+void lag_nibbles(
+    const lag::Stack* stack, int n_threads, uint8_t* nibbles, int64_t stride, float* scales,
+    float* errors) {
+    lag::each_arrow(*stack, n_threads, [&](int64_t row, const auto* vector) {
+        scales[row] = lag::write_nibbles(vector, stack->d_in, nibbles + row * stride, errors[row]);
     });
 }
 

@@ -43,6 +43,7 @@ class CompiledSlot:
         self.stack = stack
         self.width = width_of(router, stack.n)
         self.struct = _struct(router, stack.n, allowed)
+        self.is_approximate = bool(getattr(router, "approximate", False))
         self._allowed = allowed  # its memory is pointed to
         self._address = ctypes.pointer(self.struct)
 
@@ -50,7 +51,9 @@ class CompiledSlot:
         """Returns the update of every token, or None for inputs it cannot take; x is (T, D_in)."""
         if not takes(x):
             return None
-        return call(self.stack, self._address, None, x, self.width)
+        return call(
+            self.stack, self._address, None, x, self.width, is_approximate=self.is_approximate
+        )
 
     def added(self, out: Tensor, x: Tensor) -> Tensor | None:
         """Returns `out` plus the update of every token; see `Fused`."""
@@ -58,7 +61,16 @@ class CompiledSlot:
             return None
         base = out.contiguous()
         total = torch.empty_like(base)
-        run(self.stack, self._address, None, x, self.width, total, base=base)
+        run(
+            self.stack,
+            self._address,
+            None,
+            x,
+            self.width,
+            total,
+            base=base,
+            is_approximate=self.is_approximate,
+        )
         return total
 
     def together(self, others: Sequence[CompiledSlot], owners: Tensor, x: Tensor) -> Update | None:
@@ -68,7 +80,9 @@ class CompiledSlot:
         slots = [self, *others]
         routers = (RouterStruct * len(slots))(*(slot.struct for slot in slots))
         address = ctypes.cast(routers, ctypes.POINTER(RouterStruct))
-        return call(self.stack, address, owners, x, max(slot.width for slot in slots))
+        width = max(slot.width for slot in slots)
+        permitted = all(slot.is_approximate for slot in slots)
+        return call(self.stack, address, owners, x, width, is_approximate=permitted)
 
 
 def takes(x: Tensor) -> bool:
@@ -95,6 +109,8 @@ def call(
     router_of: Tensor | None,
     x: Tensor,
     width: int,
+    *,
+    is_approximate: bool,
 ) -> Update:
     """Runs the operator.
 
@@ -104,12 +120,14 @@ def call(
         router_of: the router of each token, -1 for none, (T,) int32; None where all have the first.
         x: inputs; (T, D_in).
         width: the most adapters that a token can have.
+        is_approximate: whether every router permits that an adapter may be missed.
     """
     n_tokens = x.shape[0]
     rows = torch.empty((n_tokens, width), dtype=torch.long)
     scores, weights = torch.empty((n_tokens, width)), torch.empty((n_tokens, width))
     total = torch.empty((n_tokens, stack.d_out))
-    run(stack, routers, router_of, x, width, total, choice=(rows, scores, weights))
+    choice = (rows, scores, weights)
+    run(stack, routers, router_of, x, width, total, choice=choice, is_approximate=is_approximate)
     return Update(total, rows, scores, weights)
 
 
@@ -123,6 +141,7 @@ def run(
     *,
     base: Tensor | None = None,
     choice: tuple[Tensor, Tensor, Tensor] | None = None,
+    is_approximate: bool,
 ) -> None:
     """Fills `total` (T, D_out) with the updates, or with base plus them, and `choice` if asked.
 
@@ -132,7 +151,7 @@ def run(
     assert loaded is not None
     x = x.contiguous()
     n_tokens = x.shape[0]
-    stack.prepare(n_tokens)
+    stack.prepare(n_tokens, is_approximate=is_approximate)
     rows, scores, weights = choice or (None, None, None)
     struct = CallStruct(
         x.data_ptr(),
@@ -147,6 +166,7 @@ def run(
         _address(base),
         total.data_ptr(),
         ELEMENTS[total.dtype],
+        is_approximate,
     )
     if loaded.lag_route(stack.address, routers, ctypes.byref(struct)):
         raise MemoryError(f"no memory to route {n_tokens} tokens over {stack.n} adapters")

@@ -11,6 +11,8 @@ from lag_engine.model.kernels.build import build
 from lag_engine.model.kernels.structs import ELEMENTS, StackStruct
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from lag_engine.adapters.stack import Places
@@ -21,6 +23,10 @@ FEW_ROWS = 96
 
 MANY_TOKENS = 3
 """From here bfloat16 vectors are scanned, which many tokens share; int8 ones before (route.cpp)."""
+
+MANY_ROWS = 512
+MANY_INPUTS = 256
+"""From here on both sides an approximate scan of four bits saves time (`coarse.h`)."""
 
 LINE = 32
 """Compact vectors are padded to a multiple of so many elements."""
@@ -35,6 +41,9 @@ class CompiledStack:
     Args:
         stack: the adapters; what `is_readable` accepts.
         places: where their factors and arrow vectors lie.
+
+    Attributes:
+        reads_nibbles: whether approximate calls read four bits; others are exact.
     """
 
     def __init__(self, stack: Stack, places: Places) -> None:
@@ -61,24 +70,39 @@ class CompiledStack:
         )
         self.address = ctypes.pointer(self.struct)
         self.struct.reach = loaded.lag_reach(self.address)
+        is_large = self.n >= MANY_ROWS and self.d_in >= MANY_INPUTS
+        self.reads_nibbles = is_large and bool(loaded.lag_reads_nibbles())
 
-    def prepare(self, n_tokens: int) -> None:
+    def prepare(self, n_tokens: int, *, is_approximate: bool = False) -> None:
         """Makes the compact vectors that a scan of so many tokens reads, once."""
         if self.n <= FEW_ROWS:
             return
-        if n_tokens < MANY_TOKENS and not self.struct.codes:
+        if n_tokens < MANY_TOKENS and is_approximate and self.reads_nibbles:
+            if not self.struct.nibbles:
+                self._make_nibbles()
+        elif n_tokens < MANY_TOKENS and not self.struct.codes:
             self._make_codes()
         if n_tokens >= MANY_TOKENS and not self.struct.halves:
             self._make_halves()
 
     def _make_codes(self) -> None:
-        stride = _padded(self.d_in)
+        stride = self.struct.code_stride = _padded(self.d_in)
         codes = torch.zeros((self.n, stride), dtype=torch.int8)
-        scales, errors = torch.empty(self.n), torch.empty(self.n)
-        numbers = (codes.data_ptr(), stride, scales.data_ptr(), errors.data_ptr())
-        self._loaded.lag_codes(self.address, torch.get_num_threads(), *numbers)
-        self.struct.code_stride = stride
+        scales, errors = self._compact(self._loaded.lag_codes, codes)
         self._point(scales=scales, code_errors=errors, codes=codes)
+
+    def _make_nibbles(self) -> None:
+        stride = self.struct.nibble_stride = (self.d_in + 127) // 128 * 64
+        nibbles = torch.zeros((self.n, stride), dtype=torch.uint8)
+        scales, errors = self._compact(self._loaded.lag_nibbles, nibbles)
+        self._point(nibble_scales=scales, nibble_errors=errors, nibbles=nibbles)
+
+    def _compact(self, write: Callable[..., None], lines: Tensor) -> tuple[Tensor, Tensor]:
+        """Fills lines (N, stride); returns what a step of each is worth, and its error; (N,)."""
+        scales, errors = torch.empty(self.n), torch.empty(self.n)
+        numbers = (lines.data_ptr(), lines.shape[1], scales.data_ptr(), errors.data_ptr())
+        write(self.address, torch.get_num_threads(), *numbers)
+        return scales, errors
 
     def _make_halves(self) -> None:
         stride = self.struct.half_stride = _padded(self.d_in)

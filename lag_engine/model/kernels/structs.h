@@ -11,6 +11,8 @@ enum Element : int32_t { FLOAT32 = 0, BFLOAT16 = 1 };
 enum Kind : int32_t { LAG = 0, ARROW = 1 };
 enum Score : int32_t { BY_ARROW = 0, BY_PROJECTION = 1, BY_NORM = 2, BY_RELATIVE = 3 };
 
+constexpr int32_t NIBBLE_ZERO = 8;  // how zero is written in four bits
+
 // One module's adapters of one kind.
 struct Stack {
     int64_t n, d_in, d_out, rank;
@@ -28,6 +30,11 @@ struct Stack {
     const int64_t* halves;     // (n,) addresses of (half_stride,) in bfloat16
     const float* half_errors;  // (n,)
     int64_t code_stride, half_stride;
+    // The same in four bits, not padded with zeros, for calls that permit it; see `coarse.h`.
+    const uint8_t* nibbles;      // (n, nibble_stride), less NIBBLE_ZERO, times nibble_scales
+    const float* nibble_scales;  // (n,)
+    const float* nibble_errors;  // (n,)
+    int64_t nibble_stride;
     float reach;  // the length of the longest arrow vector
 };
 
@@ -55,6 +62,7 @@ struct Call {
     const void* base;            // (n_tokens, d_out), what updates are added to; null for zeros
     void* total;                 // (n_tokens, d_out)
     int32_t total_element;       // of base and total; FLOAT32 without a base
+    int32_t is_approximate;      // whether few tokens may be scored in four bits
 };
 
 }  // namespace lag

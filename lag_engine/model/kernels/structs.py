@@ -36,6 +36,10 @@ class StackStruct(Structure):
         ("half_errors", c_void_p),
         ("code_stride", c_int64),
         ("half_stride", c_int64),
+        ("nibbles", c_void_p),
+        ("nibble_scales", c_void_p),
+        ("nibble_errors", c_void_p),
+        ("nibble_stride", c_int64),
         ("reach", c_float),
     )
 
@@ -72,6 +76,7 @@ class CallStruct(Structure):
         ("base", c_void_p),
         ("total", c_void_p),
         ("total_element", c_int32),
+        ("is_approximate", c_int32),
     )
 
 
@@ -81,6 +86,9 @@ def declare(library: ctypes.CDLL) -> None:
     library.lag_route.restype = ctypes.c_int
     stack, numbers = POINTER(StackStruct), c_void_p
     library.lag_reach.argtypes, library.lag_reach.restype = (stack,), c_float
-    library.lag_codes.argtypes = (stack, ctypes.c_int, numbers, c_int64, numbers, numbers)
+    for compact in (library.lag_codes, library.lag_nibbles):
+        compact.argtypes = (stack, ctypes.c_int, numbers, c_int64, numbers, numbers)
+        compact.restype = None
     library.lag_halves.argtypes = (stack, ctypes.c_int, numbers, c_int64, numbers)
-    library.lag_codes.restype = library.lag_halves.restype = None
+    library.lag_halves.restype = None
+    library.lag_reads_nibbles.argtypes, library.lag_reads_nibbles.restype = (), ctypes.c_int
