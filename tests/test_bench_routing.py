@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -87,3 +88,20 @@ def test_peft_with_its_factors_put_in_computes_our_arrow(program):
     weights = torch.softmax(top.values, -1)
     mixed = torch.einsum("tk,tkro,tkri,ti->to", weights, B, A, x[0])
     torch.testing.assert_close(found[0], model.get_submodule(name)(x)[0] + mixed)
+
+
+def test_mttl_is_asked_for_where_it_is_to_run_and_not_given(program, tmp_path, capsys):
+    bench = program("bench_routing")
+    with pytest.raises(SystemExit):
+        bench.main([*TOY, "--adapters", "3", "--peers", "3", "--peer", "mttl Arrow"])
+    assert "clone github.com/microsoft/mttl" in capsys.readouterr().err
+    with pytest.raises(FileNotFoundError, match="no folder mttl/models"):
+        bench.main([*TOY, "--adapters", "3", "--peers", "3", "--mttl", str(tmp_path)])
+
+
+def test_a_package_that_is_not_there_is_stood_in_for_by_empty_modules(program):
+    finder = program("mttl_peer")._StandIns(["absent"])
+    assert finder.find_spec("present") is None
+    part = importlib.util.module_from_spec(finder.find_spec("absent.part"))
+    assert isinstance(part.Anything, type)
+    assert not hasattr(part, "__path_of_a_real_one__")

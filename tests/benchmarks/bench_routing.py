@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,20 @@ from common import (
     Spread,
     build_model,
     compared,
+    compute_threads,
     counts,
     growth_exponent,
-    one_thread,
     open_report,
     parser,
     write_json,
 )
 from libraries import MODULES, Part, Recipe, opened
-from peers import mttl_arrow, peft_arrow
+from mttl_peer import facts_of, mttl_arrow
+from peers import mttl_style_arrow, peft_arrow
 from plot import draw_growth
 from rich.table import Table
-from targets import MTTL, PEFT, RANK, RETRIEVE_K, target_of
+from targets import MTTL, MTTL_MIX, MTTL_STYLE, PEFT, RANK, RETRIEVE_K, target_of
+from torch import nn
 from transformers import LlamaForCausalLM
 from works import WORKS, Variant, in_turns, work_of
 
@@ -38,13 +41,18 @@ from lag_engine.model.bank import AdapterBank
 from lag_engine.model.kernels import kernel_status
 from lag_engine.model.surgery import Surgery, install
 
-PEERS = {PEFT: peft_arrow, MTTL: mttl_arrow}
+OURS = {PEFT: peft_arrow, MTTL_STYLE: mttl_style_arrow}
+MTTLS = {MTTL: False, MTTL_MIX: True}
+"""Those that need mttl, and whether they mix outputs."""
+
+SAME = ("shape", "dtype", "store", "modules", "threads")
+"""Options that every result of a run shares."""
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Runs the program and returns what it prints."""
     options = _options(argv)
-    with one_thread():
+    with compute_threads(options.threads):
         facts, console = open_report()
         status = kernel_status()
         console.print(f"routed updates: {status.reason}", soft_wrap=True)
@@ -59,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         "program": "bench_routing",
         "machine": facts,
         "kernels": status.reason.split(" by ")[0],
+        "mttl": facts_of(options.mttl) if options.mttl else None,
         "settings": {**SHAPES[options.shape], **vars(options)},
         "results": rows,
         "growth_exponents": growth,
@@ -94,7 +103,7 @@ def _measure_part(
 ) -> Iterator[dict[str, Any]]:
     n = about["adapters"]
     peers = {
-        name: PEERS[name](model, part, min(options.retrieve_k[0], n))
+        name: _peer(name, options)(model, part, min(options.retrieve_k[0], n))
         for name in options.peer
         if n <= options.peers
     }
@@ -126,8 +135,14 @@ def _variants(
     return {name: Variant(lambda name=name: under(name), options.rounds) for name in plans}
 
 
+def _peer(name: str, options: Namespace) -> Callable[[LlamaForCausalLM, Part, int], nn.Module]:
+    if name in OURS:
+        return OURS[name]
+    return partial(mttl_arrow, checkout=options.mttl, mixes_outputs=MTTLS[name])
+
+
 def _peer_variants(
-    peers: Mapping[str, LlamaForCausalLM], work: str, options: Namespace
+    peers: Mapping[str, nn.Module], work: str, options: Namespace
 ) -> dict[str, Variant]:
     run = work_of(work, prompt=options.prompt, steps=min(options.tokens, options.peer_tokens))
     rounds = min(options.rounds, options.peer_rounds)
@@ -144,7 +159,7 @@ def _rows(
     for variant, values in times.items():
         spread, ratio = Spread.of(values), compared(values, base)
         yield {
-            **{key: getattr(options, key) for key in ("shape", "dtype", "store", "modules")},
+            **{key: getattr(options, key) for key in SAME},
             "layers": options.layers or SHAPES[options.shape]["layers"],
             **about,
             "variant": variant,
@@ -165,7 +180,8 @@ def _table(rows: Sequence[Mapping[str, Any]], options: Namespace) -> Table:
     table = Table(
         title=f"shape {options.shape} {options.dtype}, library {options.store} on "
         f"{options.modules} linears, factors of {rows[0]['layers']} layers; median (quartiles) "
-        f"of {options.rounds} rounds, of peers {min(options.rounds, options.peer_rounds)}"
+        f"of {options.rounds} rounds, of peers {min(options.rounds, options.peer_rounds)}; "
+        + ("CPU time" if options.threads == 1 else f"wall time of {options.threads} threads"),
     )
     for heading in ("N", "R", "K", "work", "variant", "ms", "x base", "slower than lag", "target"):
         left = heading in ("work", "variant")
@@ -192,14 +208,19 @@ def _options(argv: Sequence[str] | None) -> Namespace:
     arguments.add_argument("--prompt", type=int, default=256, metavar="TOKENS")
     arguments.add_argument("--tokens", type=int, default=8, help="decode steps of a round")
     arguments.add_argument("--rounds", type=int, default=5)
+    arguments.add_argument("--threads", type=int, default=1, help="with more, wall time counts")
     arguments.add_argument("--peers", type=int, default=0, metavar="N", help="time them up to N")
-    arguments.add_argument("--peer", choices=PEERS, nargs="+", default=list(PEERS))
+    arguments.add_argument("--peer", choices=[*OURS, *MTTLS], nargs="+", help="all that can run")
+    arguments.add_argument("--mttl", type=Path, metavar="DIR", help="a checkout of mttl, to run it")
     arguments.add_argument("--peer-rounds", type=int, default=5, help="not warmed below 3")
     arguments.add_argument("--peer-tokens", type=int, default=8, help="decode steps of a round")
     arguments.add_argument("--library", type=int, default=0, metavar="N", help="make so many")
     arguments.add_argument("--library-cache", type=Path, metavar="DIR", help="keep libraries here")
     arguments.add_argument("--plot", type=Path, metavar="PNG", help="draw the growth with N")
     options = arguments.parse_args(argv)
+    options.peer = options.peer or [*OURS, *(MTTLS if options.mttl else ())]
+    if options.mttl is None and MTTLS.keys() & set(options.peer):
+        arguments.error("to run mttl, clone github.com/microsoft/mttl and give its folder: --mttl")
     if options.quick:
         options.shape, options.adapters, options.rounds = "small", [8, 64, 512], 3
         options.prompt, options.peers = 64, 64

@@ -1,7 +1,8 @@
 """What the benchmark programs share: random worlds, interleaved timing, and the report's frame.
 
 Time is CPU time of the thread that computes, with one compute thread, so that a busy machine
-changes it little. Variants take turns within one process and are compared by ratios of medians.
+changes it little. With several it is wall time, which only a machine with nothing else to do tells
+truly. Variants take turns within one process and are compared by ratios of medians.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import statistics
 import sys
 from argparse import ArgumentParser
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -109,14 +110,19 @@ def same_weights(model: LlamaForCausalLM) -> LlamaForCausalLM:
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """One compute thread for torch, and as many as before afterwards."""
+def compute_threads(count: int) -> Iterator[None]:
+    """So many compute threads for torch, and as many as before afterwards."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def one_thread() -> AbstractContextManager[None]:
+    """One compute thread for torch, and as many as before afterwards."""
+    return compute_threads(1)
 
 
 def parser(description: str | None, *, adapters: Sequence[int]) -> ArgumentParser:
@@ -151,7 +157,8 @@ def open_report() -> tuple[dict[str, Any], Console]:
     versions = " ".join(f"{name} {facts[name]}" for name in ("python", *PACKAGES))
     load = "/".join(map(str, facts["load"]))
     console.print(
-        f"{facts['cpu']}, {facts['cores']} cores, load {load}, {facts['threads']} compute thread\n"
+        f"{facts['cpu']}, {facts['cores']} cores, load {load}, {facts['threads']} compute "
+        f"thread{'s' * (facts['threads'] > 1)}\n"
         f"{facts['system']}; {versions}",
         soft_wrap=True,
     )

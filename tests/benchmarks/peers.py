@@ -3,8 +3,8 @@
 PEFT's Arrow is PEFT's own forward pass. Its loading takes time quadratic in the number of adapters,
 so the factors are put into its dictionaries, and exact arrow vectors into its buffers. What is
 called mttl-style is our own writing of mttl's computation: arrow scores of all, a softmax over the
-top, A and B of those stacked, mixed apart and applied; mttl itself is not run. Layers that share
-factors in a `Part` share them here.
+top, A and B of those stacked, mixed apart and applied; mttl itself is in `mttl_peer.py`. Layers
+that share factors in a `Part` share them here.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def peft_arrow(model: LlamaForCausalLM, part: Part, top_k: int) -> LlamaForCausa
     return inner.eval()
 
 
-def mttl_arrow(model: LlamaForCausalLM, part: Part, top_k: int) -> LlamaForCausalLM:
+def mttl_style_arrow(model: LlamaForCausalLM, part: Part, top_k: int) -> LlamaForCausalLM:
     """Returns a model over the same weights under mttl's computation."""
     inner = same_weights(model)
 

@@ -83,7 +83,7 @@ def _lines(reports: Mapping[str, Report]) -> Iterator[Line]:
     for target in TARGETS:
         found = [(file, row) for file, row in rows if target.is_of(row)]
         if found:
-            file, row = max(found, key=lambda pair: pair[1]["layers"])
+            file, row = max(found, key=lambda pair: (pair[1]["layers"], pair[1]["rounds"]))
             yield _routing_line(target, file, row)
     for file, report in reports.items():
         yield from _LINES.get(report["program"], lambda *_: ())(file, report)

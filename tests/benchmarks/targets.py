@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 RANK, RETRIEVE_K, STORE = 8, 20, "bfloat16"
-PEFT, MTTL = "PEFT Arrow", "mttl-style Arrow"
+PEFT, MTTL, MTTL_MIX = "PEFT Arrow", "mttl Arrow", "mttl Arrow, output mix"
+MTTL_STYLE = "mttl-style Arrow"
+"""The peers: mttl as it is by default, mttl set to compute Arrow's definition, and our writing."""
 
 
 class Target(NamedTuple):
@@ -70,6 +72,8 @@ TARGETS = (
     Target(80, "prefill", "B", "bfloat16", peer=PEFT),
     Target(2.2, "decode", "S", "float32", peer=MTTL),
     Target(4, "prefill", "S", "float32", peer=MTTL),
+    Target(2.2, "decode", "S", "float32", peer=MTTL_MIX),
+    Target(4, "prefill", "S", "float32", peer=MTTL_MIX),
 )
 
 

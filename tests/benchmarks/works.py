@@ -16,14 +16,14 @@ CONTEXT = 16
 WORKS = ("decode", "prefill", "batch of 8, one plan", "batch of 8, eight plans")
 
 Forward = Callable[[LlamaForCausalLM], float]
-"""Runs a model forward; returns the CPU seconds of one step, or of one prompt."""
+"""Runs a model forward; returns the seconds of one step, or of one prompt."""
 
 
 class Variant(NamedTuple):
     """One way to do the work.
 
     Attributes:
-        run: does it once; returns CPU seconds.
+        run: does it once; returns seconds.
         rounds: how often at most.
         is_warmed: whether a first run is not counted.
     """
@@ -79,6 +79,7 @@ def _read(model: LlamaForCausalLM, n_tokens: int) -> float:
 
 
 def _seconds(work: Callable[[], object]) -> float:
-    before = time.thread_time()
+    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+    before = clock()
     work()
-    return time.thread_time() - before
+    return clock() - before
