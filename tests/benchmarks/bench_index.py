@@ -1,10 +1,10 @@
-"""Whether a coarse index over arrow vectors would pay: recall of the exact winner, share read.
+"""Whether a coarse index over arrow vectors pays: recall of the exact winner, share read.
 
-lag-tiny's document adapters and inputs of its own questions; then a synthetic library in which
-each adapter is a mixture of two trained ones. The exact winner is what a `lag` plan of K = 20
-applies. `sketch` scores all arrow vectors in the d leading directions of other inputs and rescores
-the best; `lists` reads the nearest of the clusters of arrow vectors. The share read is that of the
-bytes of an exact scan in the same precision; an int8 scan that is exact reads 0.25 of float32.
+lag-tiny's document adapters, or another library's of the same model, and inputs of its own
+questions; then a synthetic library in which each adapter is a mixture of two trained ones. The
+exact winner is what a `lag` plan of K = 20 applies; what scores as high to float32's rounding
+counts as found. `indexes.py` has the indices; `4 bits, operator` is what approximate plans apply
+where the compiled operator reads four bits, and is absent elsewhere.
 """
 
 from __future__ import annotations
@@ -17,19 +17,22 @@ from typing import Any
 
 import torch
 from common import one_thread, open_report, write_json
+from indexes import WINDOWS, indexes
 from rich.table import Table
 from torch import Tensor
 
 from lag_engine import AdapterLibrary, LAGEngine, tiny
 from lag_engine.adapters import to_spectral_batched
+from lag_engine.adapters.stack import Places
+from lag_engine.model.bank import ResidentStack
+from lag_engine.model.kernels import CompiledSlot, kernel_status
+from lag_engine.model.kernels.build import build
+from lag_engine.routing import LAG
+from lag_engine.routing.scores import rounding_tolerance
 
 K = 20
-DIMENSIONS = (8, 4, 2)
-"""The sketch has the width over these."""
-
-OVERFETCH = (64, 256)
-LISTS = 64
-PROBES = (4, 16, 32)
+TOKENS = 6000
+"""Inputs of a module at most; half of them are for the indices that learn."""
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -39,8 +42,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     with one_thread():
         facts, console = open_report()
         inputs = _inputs(options.questions)
-        with AdapterLibrary.open(tiny.library_path(), read_only=True) as library:
-            stacks = {module: library.stack(module, "knowledge") for module in inputs}
+        with AdapterLibrary.open(options.library or tiny.library_path(), read_only=True) as library:
+            modules = library.modules("knowledge")
+            stacks = {name: library.stack(name, "knowledge") for name in inputs if name in modules}
             results = [
                 {"module": module, "library": kind, "adapters": len(A), **row}
                 for module, stack in list(stacks.items())[: options.modules]
@@ -63,57 +67,70 @@ def measure(x: Tensor, A: Tensor) -> Iterator[dict[str, Any]]:
     other, x = x.chunk(2)
     arrow = A[:, 0]
     exact = (x @ arrow.T).abs()  # (T, N)
-    winner = _winner(x, A, exact)
-    n, d_in = arrow.shape
-    directions = torch.linalg.svd(other, full_matrices=False)[2]
-    for part in DIMENSIONS:
-        basis = directions[: d_in // part]  # (d, D)
-        coarse = ((x @ basis.T) @ (arrow @ basis.T).T).abs()
-        for m in OVERFETCH:
-            if m < n:
-                kept = torch.zeros_like(exact, dtype=torch.bool)
-                kept.scatter_(1, coarse.topk(m).indices, True)
-                yield _row(f"sketch D/{part}, {m}", 1 / part + m / n, x, A, exact, kept, winner)
-    lists, centres = _clusters(arrow)
-    near = (x @ centres.T).abs().argsort(1, descending=True)  # (T, LISTS)
-    for probes in PROBES:
-        probed = torch.zeros(len(x), LISTS, dtype=torch.bool).scatter(1, near[:, :probes], True)
-        kept = probed[:, lists]
-        share = float(kept.float().mean()) + LISTS / n
-        yield _row(f"lists {probes} of {LISTS}", share, x, A, exact, kept, winner)
+    best = _best(x, A, exact.topk(K).indices) - rounding_tolerance(x)[:, 0]
+
+    def row(index: str, share: float, found: Tensor) -> dict[str, Any]:
+        return {"index": index, "share": share, "recall": float((found >= best).float().mean())}
+
+    for found in indexes(x, arrow, other, K):
+        rows = exact.masked_fill(~found.kept, -1).topk(K).indices
+        yield row(found.index, found.share, _best(x, A, rows))
+        if found.index == f"4 bits, {WINDOWS[-1]:g} sd":
+            chosen = _chosen(x, A)
+            if chosen is not None:
+                yield row("4 bits, operator", found.share, _best(x, A, chosen))
 
 
-def _row(
-    index: str, share: float, x: Tensor, A: Tensor, exact: Tensor, kept: Tensor, winner: Tensor
-) -> dict[str, Any]:
-    found = _winner(x, A, exact.masked_fill(~kept, -1))
-    return {"index": index, "share": share, "recall": float((found == winner).float().mean())}
-
-
-def _winner(x: Tensor, A: Tensor, scores: Tensor) -> Tensor:
-    """Returns the reranked best of the K best scores; (T,)."""
-    rows = scores.topk(K).indices
+def _best(x: Tensor, A: Tensor, rows: Tensor) -> Tensor:
+    """Returns the best reranked score among the rows (T, K); (T,)."""
     pairs = zip(x.split(64), rows.split(64), strict=True)
-    z = torch.cat([torch.einsum("td,tkrd->tkr", some, A[at]) for some, at in pairs])
-    return rows.gather(1, z.norm(dim=-1).argmax(-1, keepdim=True))[:, 0]
+    return torch.cat(
+        [torch.einsum("td,tkrd->tkr", some, A[at]).norm(dim=-1).amax(-1) for some, at in pairs]
+    )
 
 
-def _clusters(arrow: Tensor, rounds: int = 15) -> tuple[Tensor, Tensor]:
-    """Spherical k-means up to sign; returns each vector's list and the centres."""
-    centres = arrow[torch.randperm(len(arrow))[:LISTS]].clone()
-    for _ in range(rounds):
-        scores = arrow @ centres.T  # (N, LISTS)
-        lists = scores.abs().argmax(1)
-        signs = scores.gather(1, lists[:, None]).sign()
-        sums = torch.zeros_like(centres).index_add(0, lists, arrow * signs)
-        centres = torch.where(
-            sums.any(1, keepdim=True), torch.nn.functional.normalize(sums), centres
-        )
-    return (arrow @ centres.T).abs().argmax(1), centres
+def _chosen(x: Tensor, A: Tensor) -> Tensor | None:
+    """Returns what the compiled operator applies to each token alone, approximately; (T, 1)."""
+    loaded = build().loaded if kernel_status().is_ready else None
+    if loaded is None or not loaded.lag_reads_nibbles():
+        return None
+    stack = ResidentStack(InMemory(A), torch.device("cpu")).compiled
+    assert stack is not None
+    stack.reads_nibbles = True  # also where so few are scanned exactly
+    slot = CompiledSlot(LAG(K, approximate=True), stack, None)
+    updates = [slot.update(token) for token in x.split(1)]
+    return torch.cat([update.rows for update in updates if update is not None])
+
+
+class InMemory:
+    """Adapters of A* (N, R, D), which lie in memory as a library's do; their B* adds nothing."""
+
+    def __init__(self, A: Tensor) -> None:
+        self._A = A.contiguous()
+        self._B = torch.zeros(len(A), A.shape[1], 1)
+        self.names = tuple(map(str, range(len(A))))
+        self.singular = torch.ones(A.shape[:2])
+        self.arrow = A[:, 0]
+        ranks = torch.full((len(A),), A.shape[1])
+        starts = _addresses(self._A)  # of the arrow vectors too
+        self.places = Places(starts, _addresses(self._B), starts, ranks, A.dtype)
+
+    def A(self, rows: Tensor) -> Tensor:
+        """Returns A* of these rows; (*rows.shape, R, D)."""
+        return self._A[rows]
+
+    def B(self, rows: Tensor) -> Tensor:
+        """Returns B* of these rows; (*rows.shape, R, 1)."""
+        return self._B[rows]
+
+
+def _addresses(parts: Tensor) -> Tensor:
+    step = parts.stride(0) * parts.itemsize
+    return parts.data_ptr() + step * torch.arange(len(parts))
 
 
 def _libraries(stack: Any, n: int) -> Iterator[tuple[str, Tensor]]:
-    """Yields the trained library, and mixtures of its pairs; A* is (N, R, D_in)."""
+    """Yields the trained library, and n mixtures of its pairs; A* is (N, R, D_in)."""
     every = torch.arange(len(stack))
     A, B = stack.A(every).float(), stack.B(every).float()
     yield "trained", A
@@ -140,7 +157,7 @@ def _inputs(n_questions: int) -> dict[str, Tensor]:
         for question in questions[:: max(1, len(questions) // n_questions)]:
             engine.generate(question.prompt, max_new_tokens=8)
     found = {name: torch.cat([x.reshape(-1, x.shape[-1]) for x in xs]) for name, xs in read.items()}
-    return {name: x[torch.randperm(len(x))[:800]].float() for name, x in found.items()}
+    return {name: x[torch.randperm(len(x))[:TOKENS]].float() for name, x in found.items()}
 
 
 def _table(results: Sequence[dict[str, Any]]) -> Table:
@@ -149,7 +166,7 @@ def _table(results: Sequence[dict[str, Any]]) -> Table:
         table.add_column(heading, justify="right")
     for row in results:
         name = row["module"].removeprefix("model.layers.")
-        cells = (str(row["adapters"]), row["index"], f"{row['share']:.2f}", f"{row['recall']:.3f}")
+        cells = (str(row["adapters"]), row["index"], f"{row['share']:.3f}", f"{row['recall']:.4f}")
         table.add_row(name, row["library"], *cells)
     return table
 
@@ -157,8 +174,11 @@ def _table(results: Sequence[dict[str, Any]]) -> Table:
 def _options(argv: Sequence[str] | None) -> Namespace:
     arguments = ArgumentParser(description=(__doc__ or "").splitlines()[0])
     arguments.add_argument("--adapters", type=int, default=2000, help="of the synthetic library")
-    arguments.add_argument("--questions", type=int, default=50)
-    arguments.add_argument("--modules", type=int, default=3, help="the first so many")
+    arguments.add_argument("--questions", type=int, default=200)
+    arguments.add_argument("--modules", type=int, default=6, help="the first so many")
+    arguments.add_argument(
+        "--library", type=Path, metavar="DIR", help="another one of lag-tiny's base"
+    )
     arguments.add_argument("--quick", action="store_true", help="one module, fewer adapters")
     arguments.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers here")
     options = arguments.parse_args(argv)
