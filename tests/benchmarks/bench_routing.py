@@ -41,6 +41,8 @@ from lag_engine.model.bank import AdapterBank
 from lag_engine.model.kernels import kernel_status
 from lag_engine.model.surgery import Surgery, install
 
+APPROXIMATE = "lag, approximate"
+
 OURS = {PEFT: peft_arrow, MTTL_STYLE: mttl_style_arrow}
 MTTLS = {MTTL: False, MTTL_MIX: True}
 """Those that need mttl, and whether they mix outputs."""
@@ -127,6 +129,10 @@ def _variants(
         "base": [Plan.from_mode("base")],
         "lag": [Plan.from_mode("lag", retrieve_k=each) for each in ks],
     }
+    if options.approximate:
+        plans[APPROXIMATE] = [
+            Plan.from_mode("lag", retrieve_k=each, approximate=True) for each in ks
+        ]
 
     def under(name: str) -> float:
         with surgery.activate(plans[name]):
@@ -204,6 +210,9 @@ def _options(argv: Sequence[str] | None) -> Namespace:
     arguments.add_argument("--layers", type=int, default=0, help="with own factors; 0 for all")
     arguments.add_argument("--rank", type=counts, default=[RANK], metavar="R,R,...")
     arguments.add_argument("--retrieve-k", type=counts, default=[RETRIEVE_K], metavar="K,K,...")
+    arguments.add_argument(
+        "--approximate", action="store_true", help="also time plans that may miss an adapter"
+    )
     arguments.add_argument("--work", type=lambda text: text.split("+"), default=list(WORKS))
     arguments.add_argument("--prompt", type=int, default=256, metavar="TOKENS")
     arguments.add_argument("--tokens", type=int, default=8, help="decode steps of a round")
