@@ -83,7 +83,7 @@ class Group(NamedTuple):
 
 def sums_of(modules: Mapping[str, LoraModule]) -> Sums:
     """Returns what tells one lora_A from another, without keeping it."""
-    sums = torch.stack([part.lora_A.double().sum().cpu() for part in modules.values()])
+    sums = torch.stack([part.lora_A.sum(dtype=torch.float64).cpu() for part in modules.values()])
     rounded = [float(f"{value:.{_DIGITS}g}") for value in sums.tolist()]
     return dict(zip(modules, rounded, strict=True))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -19,7 +19,6 @@ from lag_engine.adapters.rows import Layout
 from lag_engine.adapters.segments import memory_of
 from lag_engine.adapters.spectral import SpectralForm, to_spectral_batched
 from lag_engine.adapters.stack import ModuleShape
-from lag_engine.adapters.weights import are_finite
 from lag_engine.errors import AdapterFormatError
 
 # Half a MiB in float64: more leaves the processor's cache, and is given back to the system and
@@ -47,7 +46,7 @@ class Newcomer(NamedTuple):
     @property
     def n_bytes(self) -> int:
         """What the factors take."""
-        return n_bytes_of(self.forms)
+        return cast("int", self.values["n_bytes"])
 
     def of(self, family: Family, forms: Mapping[str, SpectralForm]) -> Newcomer:
         """Returns the same adapter as it is stored in its family."""
@@ -116,7 +115,8 @@ def spectral_forms(adapter: PeftAdapter, *, dtype: torch.dtype) -> dict[str, Spe
             torch.tensor([part.scaling for part in parts], dtype=torch.float64),
             dtype=dtype,
         )
-        if not are_finite([stacked.B]):
+        # No value of B is larger than the largest singular value.
+        if not bool(stacked.singular.isfinite().all()):
             raise AdapterFormatError(
                 f"Expected factors that {dtype} can hold",
                 f"found larger ones in {adapter.source or 'the adapter'} ({modules[0]})",
@@ -131,7 +131,7 @@ def _alike(adapter: PeftAdapter) -> Iterator[list[str]]:
     """Yields modules of one shape, as many as are quickly worked on together."""
     by_shape: dict[tuple[int, ...], list[str]] = {}
     for module, (lora_A, lora_B, _) in adapter.modules.items():
-        by_shape.setdefault((*lora_A.shape, len(lora_B)), []).append(module)
+        by_shape.setdefault((*lora_A.shape, lora_B.shape[0]), []).append(module)
     for (rank, *widths), modules in by_shape.items():
         n = max(1, _ELEMENTS_AT_ONCE // (rank * max(widths)))
         yield from (modules[start : start + n] for start in range(0, len(modules), n))
@@ -156,11 +156,11 @@ def hash_forms(forms: Mapping[str, SpectralForm], bases: Mapping[str, Tensor] | 
 
 def n_bytes_of(forms: Mapping[str, SpectralForm]) -> int:
     """Returns what factors take."""
-    return sum(form.A.nbytes + form.B.nbytes + 4 * len(form.singular) for form in forms.values())
+    return sum(form.A.nbytes + form.B.nbytes + 4 * form.rank for form in forms.values())
 
 
 def _layout_of(forms: Mapping[str, SpectralForm]) -> Layout:
     return Layout(
-        {module: len(form.singular) for module, form in forms.items()},
+        {module: form.rank for module, form in forms.items()},
         {module: ModuleShape(form.A.shape[1], form.B.shape[1]) for module, form in forms.items()},
     )

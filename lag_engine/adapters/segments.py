@@ -102,7 +102,7 @@ def hash_file(path: Path) -> str:
 
 def memory_of(tensor: Tensor) -> memoryview:
     """Returns the tensor's memory, row-major; a copy only where it is laid out otherwise."""
-    raw: Any = tensor.detach().cpu().contiguous().view(torch.uint8).numpy()
+    raw: Any = tensor.contiguous().view(torch.uint8).numpy(force=True)
     return memoryview(raw)
 
 
@@ -172,7 +172,7 @@ def rows_of_forms(forms: Sequence[Mapping[str, SpectralForm]]) -> list[ModuleRow
 
 
 def _rows_of_module(module: str, positions: list[int], forms: list[SpectralForm]) -> ModuleRows:
-    rank = max(len(form.singular) for form in forms)
+    rank = max(form.rank for form in forms)
     shape = ModuleShape(forms[0].A.shape[1], forms[0].B.shape[1])
 
     def parts(field: str) -> Iterator[Tensor]:
@@ -188,7 +188,7 @@ def _row(form: SpectralForm, field: str, rank: int) -> Tensor:
     if field == "arrow":
         return form.A[0]
     rows: Tensor = getattr(form, field)
-    missing = rank - len(rows)
+    missing = rank - form.rank
     return rows if not missing else torch.cat([rows, rows.new_zeros(missing, *rows.shape[1:])])
 
 

@@ -161,6 +161,19 @@ def test_keys_with_an_adapter_name_or_wrapper_prefix_are_understood(peft_folder,
     assert read_peft(edit_weights(folder, rename)).modules.keys() == plain.modules.keys()
 
 
+@pytest.mark.parametrize("padding", range(1, 9))
+def test_data_may_begin_at_any_byte(peft_folder, padding):
+    folder = peft_folder()
+    path = folder / "adapter_model.safetensors"
+    before, content = read_peft(folder), path.read_bytes()
+    data = 8 + int.from_bytes(content[:8], "little")
+    header = content[8:data] + b" " * padding
+    path.write_bytes(len(header).to_bytes(8, "little") + header + content[data:])
+    for module, part in read_peft(folder).modules.items():
+        assert torch.equal(part.lora_A, before.modules[module].lora_A)
+        assert torch.equal(part.lora_B, before.modules[module].lora_B)
+
+
 def test_a_pickle_is_read_only_on_request_and_equals_the_safetensors(peft_folder):
     folder = peft_folder()
     expected = read_peft(folder)

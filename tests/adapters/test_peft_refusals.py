@@ -125,6 +125,43 @@ def test_a_corrupt_header_is_named(peft_folder):
         read_peft(folder)
 
 
+def with_header(content: bytes, entries: object) -> bytes:
+    """Returns a safetensors file with another header over the same data."""
+    header = json.dumps(entries).encode()
+    data = content[8 + int.from_bytes(content[:8], "little") :]
+    return len(header).to_bytes(8, "little") + header + data
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"dtype": "F99", "shape": [2, 2], "data_offsets": [0, 16]},
+        {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 16]},
+        {"dtype": "F32", "shape": [2, 2], "data_offsets": [16, 0]},
+        {"dtype": "F32", "shape": [2, 2], "data_offsets": [-16, 0]},
+        {"dtype": "F32", "shape": [2, 2], "data_offsets": [0]},
+        {"dtype": "F32", "shape": "four", "data_offsets": [0, 16]},
+        {"dtype": "F32"},
+        [1],
+    ],
+)
+def test_an_entry_that_describes_no_tensor_is_a_corrupt_header(peft_folder, entry):
+    folder = peft_folder()
+    path = folder / "adapter_model.safetensors"
+    path.write_bytes(with_header(path.read_bytes(), {"lora_A": entry}))
+    with pytest.raises(AdapterFormatError, match="header"):
+        read_peft(folder)
+
+
+@pytest.mark.parametrize("entries", [[1], "text", 3])
+def test_a_header_that_is_no_object_is_corrupt(peft_folder, entries):
+    folder = peft_folder()
+    path = folder / "adapter_model.safetensors"
+    path.write_bytes(with_header(path.read_bytes(), entries))
+    with pytest.raises(AdapterFormatError, match="header"):
+        read_peft(folder)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_values_that_are_not_finite_are_named_with_their_tensor(peft_folder, edit_weights, value):
     def spoil(tensors):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -86,6 +88,30 @@ def test_an_ill_conditioned_neighbour_costs_no_exactness(condition):
     torch.testing.assert_close(rebuild(form), updates, rtol=0, atol=1e-11)
     eye = torch.eye(3, dtype=torch.float64).expand(2, -1, -1)
     torch.testing.assert_close(form.A @ form.A.mT, eye, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("steep", ["A", "B"])
+@pytest.mark.parametrize("condition", [5.0, 300.0, 900.0, 1.1e3, 1e5, 1e7])
+def test_a_form_in_float32_is_as_good_as_float32_at_any_condition(steep, condition):
+    u, v = (torch.linalg.qr(torch.randn(40, 4, dtype=torch.float64)).Q for _ in range(2))
+    spectrum = torch.logspace(0, -math.log10(condition), 4, dtype=torch.float64)
+    turn = torch.linalg.qr(torch.randn(4, 4, dtype=torch.float64)).Q
+    lora_A = turn @ (v * spectrum if steep == "A" else v).T
+    lora_B = (u * spectrum if steep == "B" else u) @ turn.T
+    form = to_spectral(lora_A, lora_B, -2.0)
+    exact = to_spectral(lora_A, lora_B, -2.0, dtype=torch.float64)
+    turned = (form.A.double() * exact.A).sum(-1).sign()[:, None]
+    torch.testing.assert_close(form.singular.double(), exact.singular, rtol=1e-6, atol=0)
+    torch.testing.assert_close(form.A.double() * turned, exact.A, rtol=0, atol=1e-6)
+    left = form.B.double() * turned / exact.singular[:, None]
+    torch.testing.assert_close(left, exact.B / exact.singular[:, None], rtol=0, atol=1e-6)
+
+
+def test_the_scaling_of_each_update_is_its_own_in_float32():
+    lora_A, lora_B = random_factors(3, 10, 14)
+    scalings = torch.tensor([2.0, -1.0, 0.5])
+    form = to_spectral_batched(lora_A.expand(3, -1, -1), lora_B.expand(3, -1, -1), scalings)
+    torch.testing.assert_close(rebuild(form), scalings[:, None, None] * (lora_B @ lora_A))
 
 
 @pytest.mark.parametrize("dead", ["A", "B", "both"])
