@@ -51,6 +51,29 @@ def test_sizes_candidates_and_ranks_are_swept_and_the_growth_is_drawn(program, t
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
+def test_one_thread_and_two_are_timed_in_one_run_and_stand_side_by_side_on_the_page(program):
+    work = ["--work", "decode", "--threads", "1,2", "--rounds", "1"]
+    report = program("bench_routing").main([*TOY, "--adapters", "3", *work])
+    assert [(row["threads"], row["variant"]) for row in report["results"]] == [
+        (threads, variant) for threads in (1, 2) for variant in ("base", "lag")
+    ]
+    target = program("targets").Target(1.5, "decode", "S", "float32")
+    rows = [
+        {**row, "shape": "S", "adapters": 1000, "retrieve_k": 20}
+        | {"ms": {"median": ms}, "ratio": {"median": ratio, "low": ratio, "high": ratio}}
+        for row, ms, ratio in zip(report["results"], (4, 6, 2, 2.5), (1, 1.5, 1, 1.25), strict=True)
+    ]
+    line = next(program("threads_table")._lines(target, "file", rows))
+    assert line[2:] == (
+        "1.500 (1.500-1.500)",
+        "1.250 (1.250-1.250)",
+        "met",
+        "2.00 x",
+        "2.40 x",
+        "file",
+    )
+
+
 @torch.no_grad()
 def test_a_part_routes_over_the_first_adapters_and_repeats_the_factors_of_few_layers(
     program, tmp_path

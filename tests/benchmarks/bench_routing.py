@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +26,11 @@ from common import (
     write_json,
 )
 from libraries import MODULES, Part, Recipe, opened
-from mttl_peer import facts_of, mttl_arrow
-from peers import mttl_style_arrow, peft_arrow
+from mttl_peer import facts_of
+from peers import OF_MTTL, OURS, peer_of
 from plot import draw_growth
 from rich.table import Table
-from targets import MTTL, MTTL_MIX, MTTL_STYLE, PEFT, RANK, RETRIEVE_K, target_of
+from targets import RANK, RETRIEVE_K, target_of
 from torch import nn
 from transformers import LlamaForCausalLM
 from works import WORKS, Variant, in_turns, work_of
@@ -43,18 +42,24 @@ from lag_engine.model.surgery import Surgery, install
 
 APPROXIMATE = "lag, approximate"
 
-OURS = {PEFT: peft_arrow, MTTL_STYLE: mttl_style_arrow}
-MTTLS = {MTTL: False, MTTL_MIX: True}
-"""Those that need mttl, and whether they mix outputs."""
-
-SAME = ("shape", "dtype", "store", "modules", "threads")
+SAME = ("shape", "dtype", "store", "modules")
 """Options that every result of a run shares."""
+
+COLUMNS = {
+    "N": "adapters",
+    "R": "rank",
+    "K": "retrieve_k",
+    "T": "threads",
+    "work": "work",
+    "variant": "variant",
+}
+"""Of the printed table, and what of a result they show."""
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Runs the program and returns what it prints."""
     options = _options(argv)
-    with compute_threads(options.threads):
+    with compute_threads(max(options.threads)):
         facts, console = open_report()
         status = kernel_status()
         console.print(f"routed updates: {status.reason}", soft_wrap=True)
@@ -83,7 +88,7 @@ def growths(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     found = {}
     for work, variant in dict.fromkeys((row["work"], row["variant"]) for row in rows):
         here = [row for row in rows if (row["work"], row["variant"]) == (work, variant)]
-        if variant != "base" and len({row["rank"] for row in here}) == 1:
+        if variant != "base" and len({(row["rank"], row["threads"]) for row in here}) == 1:
             sizes = [row["adapters"] for row in here]
             found[f"{work}, {variant}"] = growth_exponent(sizes, [row["added_ms"] for row in here])
     return found
@@ -105,7 +110,7 @@ def _measure_part(
 ) -> Iterator[dict[str, Any]]:
     n = about["adapters"]
     peers = {
-        name: _peer(name, options)(model, part, min(options.retrieve_k[0], n))
+        name: peer_of(name, options.mttl)(model, part, min(options.retrieve_k[0], n))
         for name in options.peer
         if n <= options.peers
     }
@@ -115,8 +120,10 @@ def _measure_part(
                 variants = _variants(model, surgery, k, work, options)
                 if work in WORKS[:2]:
                     variants |= _peer_variants(peers, work, options)
-                here = {**about, "retrieve_k": k, "work": work}
-                yield from _rows(in_turns(variants), here, options)
+                for threads in options.threads:
+                    here = {**about, "retrieve_k": k, "work": work, "threads": threads}
+                    with compute_threads(threads):
+                        yield from _rows(in_turns(variants), here, options)
 
 
 def _variants(
@@ -139,12 +146,6 @@ def _variants(
             return run(model)
 
     return {name: Variant(lambda name=name: under(name), options.rounds) for name in plans}
-
-
-def _peer(name: str, options: Namespace) -> Callable[[LlamaForCausalLM, Part, int], nn.Module]:
-    if name in OURS:
-        return OURS[name]
-    return partial(mttl_arrow, checkout=options.mttl, mixes_outputs=MTTLS[name])
 
 
 def _peer_variants(
@@ -187,14 +188,14 @@ def _table(rows: Sequence[Mapping[str, Any]], options: Namespace) -> Table:
         title=f"shape {options.shape} {options.dtype}, library {options.store} on "
         f"{options.modules} linears, factors of {rows[0]['layers']} layers; median (quartiles) "
         f"of {options.rounds} rounds, of peers {min(options.rounds, options.peer_rounds)}; "
-        + ("CPU time" if options.threads == 1 else f"wall time of {options.threads} threads"),
+        "CPU time of T = 1 thread, wall time of more"
     )
-    for heading in ("N", "R", "K", "work", "variant", "ms", "x base", "slower than lag", "target"):
+    for heading in (*COLUMNS, "ms", "x base", "slower than lag", "target"):
         left = heading in ("work", "variant")
         table.add_column(heading, justify="left" if left else "right")
     for row in rows:
         target = target_of(row)
-        cells = [str(row[key]) for key in ("adapters", "rank", "retrieve_k", "work", "variant")]
+        cells = [str(row[key]) for key in COLUMNS.values()]
         cells += [row["ms"].text(1), row["ratio"].text(2)]
         cells.append(row["faster"].text(1) if row["faster"] else "")
         reached = target and target.is_met(target.measured(row).median)
@@ -217,9 +218,9 @@ def _options(argv: Sequence[str] | None) -> Namespace:
     arguments.add_argument("--prompt", type=int, default=256, metavar="TOKENS")
     arguments.add_argument("--tokens", type=int, default=8, help="decode steps of a round")
     arguments.add_argument("--rounds", type=int, default=5)
-    arguments.add_argument("--threads", type=int, default=1, help="with more, wall time counts")
+    arguments.add_argument("--threads", type=counts, default=[1], metavar="T,T,...")
     arguments.add_argument("--peers", type=int, default=0, metavar="N", help="time them up to N")
-    arguments.add_argument("--peer", choices=[*OURS, *MTTLS], nargs="+", help="all that can run")
+    arguments.add_argument("--peer", choices=[*OURS, *OF_MTTL], nargs="+", help="all that can run")
     arguments.add_argument("--mttl", type=Path, metavar="DIR", help="a checkout of mttl, to run it")
     arguments.add_argument("--peer-rounds", type=int, default=5, help="not warmed below 3")
     arguments.add_argument("--peer-tokens", type=int, default=8, help="decode steps of a round")
@@ -227,9 +228,11 @@ def _options(argv: Sequence[str] | None) -> Namespace:
     arguments.add_argument("--library-cache", type=Path, metavar="DIR", help="keep libraries here")
     arguments.add_argument("--plot", type=Path, metavar="PNG", help="draw the growth with N")
     options = arguments.parse_args(argv)
-    options.peer = options.peer or [*OURS, *(MTTLS if options.mttl else ())]
-    if options.mttl is None and MTTLS.keys() & set(options.peer):
+    options.peer = options.peer or [*OURS, *(OF_MTTL if options.mttl else ())]
+    if options.mttl is None and OF_MTTL.keys() & set(options.peer):
         arguments.error("to run mttl, clone github.com/microsoft/mttl and give its folder: --mttl")
+    if options.plot and len(options.threads) > 1:
+        arguments.error("a plot shows one number of threads: give --threads one, or no --plot")
     if options.quick:
         options.shape, options.adapters, options.rounds = "small", [8, 64, 512], 3
         options.prompt, options.peers = 64, 64

@@ -10,13 +10,16 @@ that share factors in a `Part` share them here.
 from __future__ import annotations
 
 import tempfile
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from common import same_weights
 from libraries import FirstRows, Part
+from mttl_peer import mttl_arrow
+from targets import MTTL, MTTL_MIX, MTTL_STYLE, PEFT
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
@@ -59,6 +62,26 @@ def mttl_style_arrow(model: LlamaForCausalLM, part: Part, top_k: int) -> LlamaFo
         routed = _Mttl(base, stack.arrow.to(model.dtype), factors(stack), top_k)
         setattr(inner.get_submodule(parent), child, routed)
     return inner.eval()
+
+
+OURS = {PEFT: peft_arrow, MTTL_STYLE: mttl_style_arrow}
+"""Those that run with what is installed here."""
+
+OF_MTTL = {MTTL: False, MTTL_MIX: True}
+"""Those that need mttl, and whether they mix outputs."""
+
+
+def peer_of(name: str, mttl: Path | None) -> Callable[[LlamaForCausalLM, Part, int], nn.Module]:
+    """Returns what makes a peer of a model, over a part, with so many adapters for a token.
+
+    Args:
+        name: one of `OURS` or `OF_MTTL`.
+        mttl: a checkout of mttl; only for those `OF_MTTL`.
+    """
+    if name in OURS:
+        return OURS[name]
+    assert mttl is not None
+    return partial(mttl_arrow, checkout=mttl, mixes_outputs=OF_MTTL[name])
 
 
 def _placeholder(part: Part) -> PeftAdapter:

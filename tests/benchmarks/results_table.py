@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pages import markdown, met, spread_text
 from targets import TARGETS, Target
+from threads_table import has_threads, threads_sections
 
 HERE = Path(__file__).parent
 RESULTS, NOTES, PAGE = HERE / "results", HERE / "notes.md", HERE / "RESULTS.md"
@@ -53,13 +55,11 @@ def render(reports: Mapping[str, Report], notes: str) -> str:
     """Returns the page in Markdown."""
     parts = [
         _head(next(iter(reports.values()))["machine"]),
-        _markdown(
+        markdown(
             ("", "target", "measured", "", "file"),
-            [
-                (*line[:3], "met" if line.is_met else "**missed**", line.file)
-                for line in _lines(reports)
-            ],
+            [(*line[:3], met(line.is_met), line.file) for line in _lines(reports)],
         ),
+        *threads_sections(reports),
         *_sweeps(reports),
         notes.strip(),
         "## Commands\n\n" + "\n".join(_commands(reports)),
@@ -91,18 +91,14 @@ def _lines(reports: Mapping[str, Report]) -> Iterator[Line]:
 
 def _routing_rows(reports: Mapping[str, Report]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for file, report in reports.items():
-        if report["program"] == "bench_routing":
+        if report["program"] == "bench_routing" and not has_threads(report):
             yield from ((file, row) for row in report["results"])
 
 
 def _routing_line(target: Target, file: str, row: Mapping[str, Any]) -> Line:
-    what = f"{target.work}, N = {target.adapters:,}, {target.shape} {target.dtype}"
-    if target.modules == "all":
-        what += ", seven linears"
     spread = target.measured(row)
-    if target.peer:
-        what = f"faster than {target.peer}: {what}"
-    measured = _spread(spread, 1 if target.peer else 3)
+    what = f"faster than {target.peer}: {target.what}" if target.peer else target.what
+    measured = spread_text(spread, 1 if target.peer else 3)
     return Line(what, target.text, measured, target.is_met(spread["median"]), file)
 
 
@@ -148,7 +144,7 @@ def _memory_lines(file: str, report: Report) -> Iterator[Line]:
         yield Line(
             f"cold factors, ms a token, read {row['way']}, N = {row['adapters']:,}, {shape}",
             f"<= {limit}",
-            _spread(cold, 1),
+            spread_text(cold, 1),
             cold["median"] <= limit,
             file,
         )
@@ -183,7 +179,8 @@ _LINES = {
 def _sweeps(reports: Mapping[str, Report]) -> Iterator[str]:
     """Yields a table for every file in which N, K or R varies."""
     for file, report in reports.items():
-        rows = report["results"] if report["program"] == "bench_routing" else []
+        is_swept = report["program"] == "bench_routing" and not has_threads(report)
+        rows = report["results"] if is_swept else []
         for key, letter in (("adapters", "N"), ("retrieve_k", "K"), ("rank", "R")):
             values = sorted({row[key] for row in rows})
             if len(values) > 1:
@@ -195,8 +192,8 @@ def _sweep(file: str, report: Report, key: str, letter: str, values: Sequence[in
     fixed = {"N": "adapters", "K": "retrieve_k", "R": "rank"}
     said = ", ".join(f"{n} = {first[of]:,}" for n, of in fixed.items() if of != key)
     names = dict.fromkeys((r["work"], r["variant"]) for r in rows if r["variant"] != "base")
-    cells = {(r[key], r["work"], r["variant"]): _spread(r["ratio"], 2) for r in rows}
-    table = _markdown(
+    cells = {(r[key], r["work"], r["variant"]): spread_text(r["ratio"], 2) for r in rows}
+    table = markdown(
         (f"x base, {letter} =", *(f"{value:,}" for value in values)),
         [
             (f"{work}, {variant}", *(cells.get((v, work, variant), "") for v in values))
@@ -215,16 +212,6 @@ def _commands(reports: Mapping[str, Report]) -> Iterator[str]:
     for file, report in reports.items():
         load = "/".join(map(str, report["machine"]["load"]))
         yield f"- `{file}.json`, load {load}: `{report['command']}`"
-
-
-def _spread(spread: Mapping[str, float], digits: int) -> str:
-    low, high = (f"{spread[key]:.{digits}f}" for key in ("low", "high"))
-    return f"{spread['median']:.{digits}f} ({low}-{high})"
-
-
-def _markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,12 @@ class Target(NamedTuple):
     peer: str | None = None
 
     @property
+    def what(self) -> str:
+        """What is measured, in words."""
+        words = f"{self.work}, N = {self.adapters:,}, {self.shape} {self.dtype}"
+        return words if self.modules == "attention" else f"{words}, seven linears"
+
+    @property
     def text(self) -> str:
         """The limit with its sign."""
         return f">= {self.limit:g} x" if self.peer else f"<= {self.limit:.2f}"
