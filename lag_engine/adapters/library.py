@@ -133,7 +133,7 @@ class AdapterLibrary(OpenLibrary):
     ) -> AdapterInfos:
         """Adds many adapters in one change: all of them, or none.
 
-        They share one segment (above 1 GiB, several), which is what makes opening fast.
+        They share one segment (above 256 MiB, several), which is what makes opening fast.
 
         Args:
             sources: anything `add` takes; `AdapterSource` to say more than the source.

@@ -33,7 +33,7 @@ from lag_engine.errors import LibraryError
 
 # Newcomers wait in memory until their segment is written; more than this becomes a second segment
 # of the same transaction.
-_SEGMENT_BYTES = 1 << 30
+_SEGMENT_BYTES = 1 << 28
 
 
 class Batch:
