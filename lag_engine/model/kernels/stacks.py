@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lag_engine.model.kernels.build import build
+from lag_engine.model.kernels.memory import large_pages
 from lag_engine.model.kernels.structs import ELEMENTS, StackStruct
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class CompiledStack:
         self.n = len(places.A)
         self.d_in, self.d_out = (of(nothing).shape[-1] for of in (stack.A, stack.B))
         self._stack = stack  # its memory is pointed to
+        self._files = places.files
         loaded = build().loaded
         assert loaded is not None
         self._loaded = loaded
@@ -85,15 +87,20 @@ class CompiledStack:
         if n_tokens >= MANY_TOKENS and not self.struct.halves:
             self._make_halves()
 
+    def trim(self) -> None:
+        """Keeps what is held of mapped files within their bound; due after every call."""
+        if self._files:
+            self._files[0].trim()  # one bound for all of them
+
     def _make_codes(self) -> None:
         stride = self.struct.code_stride = _padded(self.d_in)
-        codes = torch.zeros((self.n, stride), dtype=torch.int8)
+        codes = large_pages((self.n, stride), torch.int8)
         scales, errors = self._compact(self._loaded.lag_codes, codes)
         self._point(scales=scales, code_errors=errors, codes=codes)
 
     def _make_nibbles(self) -> None:
         stride = self.struct.nibble_stride = (self.d_in + 127) // 128 * 64
-        nibbles = torch.zeros((self.n, stride), dtype=torch.uint8)
+        nibbles = large_pages((self.n, stride), torch.uint8)
         scales, errors = self._compact(self._loaded.lag_nibbles, nibbles)
         self._point(nibble_scales=scales, nibble_errors=errors, nibbles=nibbles)
 
@@ -102,6 +109,8 @@ class CompiledStack:
         scales, errors = torch.empty(self.n), torch.empty(self.n)
         numbers = (lines.data_ptr(), lines.shape[1], scales.data_ptr(), errors.data_ptr())
         write(self.address, torch.get_num_threads(), *numbers)
+        for file in self._files:
+            file.let_go()  # hardly one of the vectors is read again
         return scales, errors
 
     def _make_halves(self) -> None:
@@ -109,7 +118,7 @@ class CompiledStack:
         if self.struct.arrow_element == ELEMENTS[torch.bfloat16] and stride == self.d_in:
             self._point(halves=self._kept["arrow"])
             return
-        halves = torch.zeros((self.n, stride), dtype=torch.bfloat16)
+        halves = large_pages((self.n, stride), torch.bfloat16)
         errors = torch.empty(self.n)
         numbers = (halves.data_ptr(), stride, errors.data_ptr())
         self._loaded.lag_halves(self.address, torch.get_num_threads(), *numbers)
