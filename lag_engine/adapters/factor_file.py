@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lag_engine.adapters.held_pages import HeldPages, let_go
+
 # Linux refuses a private map larger than memory without it; Python names it from 3.13 on.
 _NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
 
@@ -31,6 +33,7 @@ class FactorFile:
         path: the file.
         is_mapped: whether factors are read through the map, whose pages then count as this
             process's memory until the system wants them back; else they are copied from the file.
+        held: bounds what this process holds of this file and others; None for no bound.
 
     Attributes:
         map: the whole file; nothing is written to it, which torch would rather have writable.
@@ -40,14 +43,17 @@ class FactorFile:
         OSError: the file is missing or empty.
     """
 
-    def __init__(self, path: Path, *, is_mapped: bool) -> None:
+    def __init__(self, path: Path, *, is_mapped: bool, held: HeldPages | None = None) -> None:
         self.is_mapped = is_mapped
+        self._held = held
         self._handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         weakref.finalize(self, os.close, self._handle)
         self.map = _map(self._handle)
         self._is_asked = np.zeros(len(self.map) // mmap.PAGESIZE + 1, dtype=bool)
         self._n_asked = 0  # pages
         self._address = torch.frombuffer(self.map, dtype=torch.uint8, count=1).data_ptr()
+        if held is not None:
+            held.watch(self.map)
 
     def expect(self, factors: Tensor, rows: Tensor) -> None:
         """Has rows of a factor fetched from disk, without waiting for them.
@@ -69,7 +75,9 @@ class FactorFile:
         """Returns a copy of rows of a factor; as for `expect`; (m, ...)."""
         self.expect(factors, rows)
         if self.is_mapped or not hasattr(os, "preadv"):
-            return factors.index_select(0, rows)
+            found = factors.index_select(0, rows)
+            self.trim()
+            return found
         starts, width = self._places(factors, rows)
         found = torch.empty((len(rows), *factors.shape[1:]), dtype=factors.dtype)
         into = found.view(len(rows), -1).view(torch.uint8).numpy()  # (m, width)
@@ -77,6 +85,15 @@ class FactorFile:
             n_bytes = os.preadv(self._handle, [into[row]], start)
             assert n_bytes == width, f"{n_bytes} of {width} bytes were read"
         return found
+
+    def trim(self) -> None:
+        """Keeps what this process holds within its bound; due after every reading of the map."""
+        if self._held is not None:
+            self._held.trim()
+
+    def let_go(self) -> None:
+        """Gives up what this process holds of the file; what is used again is mapped again."""
+        let_go(self.map)
 
     def _ask(self, first: np.ndarray, last: np.ndarray) -> None:
         if self._n_asked > _PAGES_KEPT:

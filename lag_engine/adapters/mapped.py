@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lag_engine.adapters.factor_file import FactorFile
 from lag_engine.adapters.families import Family
+from lag_engine.adapters.held_pages import HeldPages
 from lag_engine.adapters.segments import TYPE_NAMES, key_of
 from lag_engine.adapters.spectral import SpectralForm
 from lag_engine.adapters.stack import Block
@@ -39,16 +40,19 @@ class Segment:
     Args:
         path: the file.
         is_mapped: whether factors are read through the map; see `FactorFile`.
+        held: as for `FactorFile`.
 
     Raises:
         LibraryCorruptError: it is missing, or no whole segment.
     """
 
-    def __init__(self, path: Path, *, is_mapped: bool = True) -> None:
+    def __init__(
+        self, path: Path, *, is_mapped: bool = True, held: HeldPages | None = None
+    ) -> None:
         self.path = path
         self._blocks: dict[str, Block] = {}
         try:
-            self._file = FactorFile(path, is_mapped=is_mapped)
+            self._file = FactorFile(path, is_mapped=is_mapped, held=held)
             self._places = _places(self._file.map)
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise LibraryCorruptError(

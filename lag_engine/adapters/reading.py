@@ -11,6 +11,7 @@ from typing import Self
 import torch
 
 from lag_engine.adapters.base_model import BaseModel
+from lag_engine.adapters.held_pages import HeldPages
 from lag_engine.adapters.info import AdapterInfo, EntryKind
 from lag_engine.adapters.peft_adapter import PeftAdapter
 from lag_engine.adapters.peft_format import write_peft
@@ -31,17 +32,34 @@ DTYPES = {
 class OpenLibrary:
     """What an open library answers; `AdapterLibrary` changes it too."""
 
-    def __init__(self, path: Path, *, read_only: bool, map_factors: bool = True) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        read_only: bool,
+        map_factors: bool = True,
+        factor_cache_bytes: int | None = None,
+    ) -> None:
+        pages = None if factor_cache_bytes is None else HeldPages(factor_cache_bytes)
         self.path = path
         self.is_read_only = read_only
         held = ExitStack()
         self._close = weakref.finalize(self, held.close)
-        self._store = Store(path, read_only=read_only, held=held, map_factors=map_factors)
+        self._store = Store(
+            path, read_only=read_only, held=held, map_factors=map_factors, pages=pages
+        )
         self.dtype = DTYPES[self._store.manifest.dtype]
         self._base = self._store.manifest.base()
 
     @classmethod
-    def open(cls, path: str | Path, *, read_only: bool = False, map_factors: bool = True) -> Self:
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        read_only: bool = False,
+        map_factors: bool = True,
+        factor_cache_bytes: int | None = None,
+    ) -> Self:
         """Opens a library.
 
         Factors are read from mapped files when they are used, and the system takes their memory
@@ -53,13 +71,22 @@ class OpenLibrary:
             map_factors: False copies what is used and holds nothing more: this process's memory
                 stays at the arrow vectors, at some cost in time (the compiled operator reads
                 mapped factors only).
+            factor_cache_bytes: the most that this process keeps of the mapped files, factors and
+                arrow vectors, from one module's turn to the next (Linux); what it lets go stays
+                in the system's cache while that has room. None leaves it to the system.
 
         Raises:
-            LibraryError: there is no library, or another version of this package wrote it.
+            LibraryError: there is no library, another version of this package wrote it, or the
+                bytes are no number above zero.
             LibraryLockedError: another writer has it open; the message says who.
             LibraryCorruptError: its manifest cannot be read.
         """
-        return cls(Path(path), read_only=read_only, map_factors=map_factors)
+        return cls(
+            Path(path),
+            read_only=read_only,
+            map_factors=map_factors,
+            factor_cache_bytes=factor_cache_bytes,
+        )
 
     def close(self) -> None:
         """Lets go of files and lock; snapshots and stacks in use stay valid."""

@@ -50,6 +50,14 @@ class File(Protocol):
         """Returns a copy of rows of a factor."""
         ...
 
+    def trim(self) -> None:
+        """Keeps what this process holds of mapped files within their bound."""
+        ...
+
+    def let_go(self) -> None:
+        """Gives up what this process holds of the file."""
+        ...
+
 
 class Block(NamedTuple):
     """The stacked factors of several adapters; memory-mapped, read when indexed.
@@ -102,6 +110,7 @@ class Places(NamedTuple):
         arrow: address of the arrow vector, (D_in,); (N,) int64.
         ranks: how many rows lie there, at most R; (N,) int64.
         dtype: of all of them.
+        files: what they are views of; told to `trim` after every reading.
     """
 
     A: Tensor
@@ -109,6 +118,7 @@ class Places(NamedTuple):
     arrow: Tensor
     ranks: Tensor
     dtype: torch.dtype
+    files: tuple[File, ...] = ()
 
 
 class ModuleStack:
@@ -191,6 +201,7 @@ class ModuleStack:
             arrow=self._addresses(arrows),
             ranks=ranks,
             dtype=dtypes.pop(),
+            files=tuple(block.file for block in self._blocks if block.file is not None),
         )
 
     @cached_property

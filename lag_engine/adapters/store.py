@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import torch
 
+from lag_engine.adapters.held_pages import HeldPages
 from lag_engine.adapters.lock import WriterLock
 from lag_engine.adapters.manifest import Manifest
 from lag_engine.adapters.mapped import Segment
@@ -44,13 +45,22 @@ class Store:
         read_only: without it, the writer's lock is taken and leftovers are swept away.
         held: is given what must be closed.
         map_factors: whether factors are read through maps; see `FactorFile`.
+        pages: bounds what this process holds of the segments; None for no bound.
 
     Attributes:
         manifest: what is in the library.
         segments: the folder of segment files.
     """
 
-    def __init__(self, path: Path, *, read_only: bool, held: ExitStack, map_factors: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        read_only: bool,
+        held: ExitStack,
+        map_factors: bool,
+        pages: HeldPages | None,
+    ) -> None:
         self.path = path
         self.segments = path / SEGMENTS
         self.manifest = Manifest(path, read_only=read_only)
@@ -59,7 +69,7 @@ class Store:
             held.callback(WriterLock(path / _LOCK).release)
             # Once more, for what was held last is let go first: files before the lock.
             held.callback(self.manifest.close)
-        self._map_factors = map_factors
+        self._map_factors, self._pages = map_factors, pages
         self._mapped: dict[int, Segment] = {}
         self._snapshot: LibrarySnapshot | None = None
         self._reading = RLock()
@@ -150,8 +160,9 @@ class Store:
     def _map(self, key: int, contents: Contents) -> Segment | LibraryCorruptError:
         if key in self._mapped:
             return self._mapped[key]
+        path = self.segments / contents.segments[key].file
         try:
-            return Segment(self.segments / contents.segments[key].file, is_mapped=self._map_factors)
+            return Segment(path, is_mapped=self._map_factors, held=self._pages)
         except LibraryCorruptError as error:
             # Told when the segment is needed, so that its adapters can still be removed.
             return error

@@ -43,6 +43,7 @@ class EngineOptions(TypedDict, total=False):
     max_batch: int
     max_waiting: int
     map_factors: bool
+    factor_cache_bytes: int | None
 
 
 class LAGEngine:
@@ -65,6 +66,7 @@ class LAGEngine:
         max_batch: requests decoded together, each under its own plan; others wait their turn.
         max_waiting: requests that may wait; more are refused with `BusyError`.
         map_factors: of a library given as a path; see `AdapterLibrary.open`.
+        factor_cache_bytes: likewise.
 
     Raises:
         AdapterMismatchError: the library was made for another base model.
@@ -84,10 +86,16 @@ class LAGEngine:
         max_batch: int = 32,
         max_waiting: int = 1024,
         map_factors: bool = True,
+        factor_cache_bytes: int | None = None,
     ) -> None:
         is_path = isinstance(library, str | Path)
         opened = (
-            AdapterLibrary.open(library, read_only=read_only, map_factors=map_factors)
+            AdapterLibrary.open(
+                library,
+                read_only=read_only,
+                map_factors=map_factors,
+                factor_cache_bytes=factor_cache_bytes,
+            )
             if isinstance(library, str | Path)
             else library
         )

@@ -6,14 +6,15 @@ import json
 import mmap
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
-from lag_engine.adapters import AdapterLibrary, LoraModule, PeftAdapter
+from lag_engine.adapters import AdapterLibrary, LoraModule, PeftAdapter, held_pages
 from lag_engine.adapters.mapped import Segment
-from lag_engine.errors import AdapterNotFoundError
+from lag_engine.errors import AdapterNotFoundError, LibraryError
 
 MODULE = "model.layers.0.self_attn.q_proj"
 N, RANK, WIDTH = 128, 8, 1024
@@ -146,3 +147,64 @@ def test_a_segment_may_be_larger_than_memory(tmp_path):
         written.truncate(8 + len(text) + n * 256)
     segment = Segment(file)
     assert segment._tensor(MODULE, "A")[-1].tolist() == [[0.0] * 64]
+
+
+BOUND = FACTOR_BYTES // 4
+ROUNDING = 1 << 18
+"""Linux counts pages for each processor, and sums up now and then."""
+
+
+def test_what_is_held_stays_within_its_bound_and_reads_the_same(path):
+    order = torch.randperm(N, generator=torch.Generator().manual_seed(2)).split(8)
+    with (
+        AdapterLibrary.open(path, read_only=True) as free,
+        AdapterLibrary.open(path, read_only=True, map_factors=False) as copied,
+    ):
+        stack = copied.stack(MODULE, "task")
+        expected = [(stack.A(some), stack.B(some)) for some in order]
+        free.stack(MODULE, "task").A(torch.arange(N))
+        assert resident_bytes(path) >= FACTOR_BYTES
+    del free, copied, stack
+    with AdapterLibrary.open(path, read_only=True, factor_cache_bytes=BOUND) as bounded:
+        stack, held = bounded.stack(MODULE, "task"), resident_bytes(path)
+        for some, (A, B) in zip(order, expected, strict=True):
+            assert torch.equal(stack.A(some), A)
+            assert torch.equal(stack.B(some), B)
+            assert resident_bytes(path) - held <= BOUND + ROUNDING
+
+
+def test_a_bound_below_one_page_keeps_nothing(path):
+    with AdapterLibrary.open(path, read_only=True, factor_cache_bytes=1) as bounded:
+        stack, held = bounded.stack(MODULE, "task"), resident_bytes(path)
+        stack.A(torch.arange(N))
+        assert resident_bytes(path) - held <= ROUNDING
+        assert bounded.verify().n_adapters == N
+
+
+def test_threads_share_a_bound(path):
+    with AdapterLibrary.open(path, read_only=True, factor_cache_bytes=1 << 16) as bounded:
+        stack = bounded.stack(MODULE, "task")
+        expected = stack.A(torch.arange(N))
+
+        def read(seed: int) -> bool:
+            generator = torch.Generator().manual_seed(seed)
+            drawn = (torch.randint(N, (4,), generator=generator) for _ in range(100))
+            return all(torch.equal(stack.A(rows), expected[rows]) for rows in drawn)
+
+        with ThreadPoolExecutor(4) as pool:
+            assert all(pool.map(read, range(4)))
+
+
+@pytest.mark.parametrize("bound", [0, -1, 1.5, "1GB", True])
+def test_a_bound_that_is_no_number_of_bytes_is_refused(path, bound):
+    with pytest.raises(LibraryError, match="factor_cache_bytes") as caught:
+        AdapterLibrary.open(path, factor_cache_bytes=bound)
+    assert repr(bound) in caught.value.found
+    assert caught.value.action
+    AdapterLibrary.open(path).close()  # the writer's lock was not taken
+
+
+def test_a_system_that_does_not_tell_is_named(path, monkeypatch):
+    monkeypatch.setattr(held_pages, "_STATM", path / "none")
+    with pytest.raises(LibraryError, match="Expected Linux"):
+        AdapterLibrary.open(path, read_only=True, factor_cache_bytes=1)

@@ -165,7 +165,7 @@ class FirstRows:
         if found is None:
             return None
         A, B, arrow, ranks = (part[: self._n].contiguous() for part in found[:4])
-        return Places(A, B, arrow, ranks, found.dtype)
+        return Places(A, B, arrow, ranks, found.dtype, found.files)
 
     def factors(self, dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields each adapter's A (R, D_in) and B (D_out, R), contiguous."""

@@ -170,6 +170,7 @@ def run(
     )
     if loaded.lag_route(stack.address, routers, ctypes.byref(struct)):
         raise MemoryError(f"no memory to route {n_tokens} tokens over {stack.n} adapters")
+    stack.trim()
 
 
 def _address(tensor: Tensor | None) -> int | None:
