@@ -21,6 +21,7 @@ from lag_engine.model.kernels import kernel_status
 
 REOPENINGS = 5
 _STATUS = Path("/proc/self/status")
+_SMAPS = Path("/proc/self/smaps")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _CPU = torch.device("cpu")
 
@@ -59,6 +60,18 @@ def resident_bytes() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
+def held_bytes(folder: Path) -> int:
+    """What this process holds of the files in a folder; 0 where not on Linux."""
+    total, is_ours = 0, False
+    for line in _SMAPS.read_text().splitlines() if _SMAPS.is_file() else ():
+        key, *values = line.split()
+        if not key.endswith(":"):
+            is_ours = str(folder) in line
+        elif key == "Rss:" and is_ours:
+            total += int(values[0]) * 1024
+    return total
+
+
 def peak_bytes() -> int:
     """The most this process held since `restart_peak`, or since its start where not on Linux."""
     if _STATUS.is_file():
@@ -87,10 +100,11 @@ def _open(path: Path) -> tuple[float, list[ResidentStack], int]:
 
 
 def _make_ready(stack: ResidentStack) -> None:
-    if kernel_status().is_ready and stack.compiled is not None:
-        stack.compiled.prepare(n_tokens=1)
+    read = stack if stack.shared is None else stack.shared.stack
+    if kernel_status().is_ready and read.compiled is not None:
+        read.compiled.prepare(n_tokens=1)
     else:
-        stack.arrow.sum()  # a mapped vector is not resident before it is read
+        read.arrow.sum()  # a mapped vector is not resident before it is read
 
 
 if __name__ == "__main__":
