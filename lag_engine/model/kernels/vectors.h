@@ -51,7 +51,12 @@ inline Floats floats(const int8_t* from) {
 #endif
 }
 inline Floats floats(const bfloat16* from) {
+#ifdef __AVX512F__
+    // GCC takes five instructions where this is one.
+    return (Floats)((Words)_mm512_cvtepu16_epi32(load<__m256i>(from)) << 16);
+#else
     return (Floats)(__builtin_convertvector(load<Shorts>(from), Words) << 16);
+#endif
 }
 
 // The first n < LANES elements, then zeros.
