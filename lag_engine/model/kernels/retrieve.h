@@ -30,6 +30,21 @@ struct Bound {
 
 constexpr int64_t GROUPS = 4 * LANES;
 
+// Returns the k-th largest of n values, k <= n <= GROUPS, by counting: no branch to mispredict.
+inline float kth_of_few(const float* values, int64_t n, int64_t k) {
+    Floats held[GROUPS / LANES];
+    for (Floats& some : held) some = all(-INF);
+    std::memcpy(held, values, n * sizeof(float));
+    float found = -INF;
+    for (int64_t i = 0; i < n; ++i) {
+        int n_above = 0;  // or equal
+        for (const Floats& some : held)
+            n_above += __builtin_popcount(bits_at_least(some, all(values[i])));
+        found = n_above >= k ? std::max(found, values[i]) : found;
+    }
+    return found;
+}
+
 // Returns a value that at least k of the values exceed, found fast; -infinity where that is not.
 inline float start_below(const float* values, int64_t n, int64_t k) {
     if (k > GROUPS || n < 2 * GROUPS) return -INF;
@@ -42,8 +57,7 @@ inline float start_below(const float* values, int64_t n, int64_t k) {
         }
     float found[GROUPS];
     std::memcpy(found, largest, sizeof found);
-    std::nth_element(found, found + k - 1, found + GROUPS, std::greater<float>());
-    return std::nextafter(found[k - 1], -INF);
+    return std::nextafter(kth_of_few(found, GROUPS, k), -INF);
 }
 
 // Returns the k-th largest of n values; -infinity where there are fewer.
@@ -57,12 +71,13 @@ inline float kth_largest(const float* values, int64_t n, int64_t k, std::vector<
         kept.resize(k);
     };
     each_lane(
-        n, [&](int64_t i) { return lanes(values + i, n - i) > least; },
+        n, [&](int64_t i) { return bits_above(lanes(values + i, n - i), all(least)); },
         [&](int64_t i) {
             if (values[i] > least) kept.push_back(values[i]);
             if (kept.size() > limit) cut();
         });
     if ((int64_t)kept.size() < k) return -INF;
+    if ((int64_t)kept.size() <= GROUPS) return kth_of_few(kept.data(), kept.size(), k);
     cut();
     return least;
 }
@@ -127,7 +142,7 @@ void choose(
         n,
         [&](int64_t i) {
             const Floats above = 2 * lanes(compact + i, n - i) - lanes(below + i, n - i);
-            return above + bound.common >= cutoff;
+            return bits_at_least(above + bound.common, all(cutoff));
         },
         [&](int64_t i) { rows.push_back((int32_t)i); });
     if (!exact) {

@@ -2,6 +2,7 @@
 //
 // The reference is `lag_engine.routing`: the same rows, the same numbers to rounding.
 #include <cstring>
+#include <memory>
 #include <new>
 #include <vector>
 
@@ -55,11 +56,12 @@ Chosen retrieve(
     Precision precision, const std::vector<Whole>& whole) {
     Chosen chosen(tokens.n);
     const int64_t chunk = std::clamp(SCORE_ELEMENTS / stack.n, (int64_t)16, tokens.n + 16);
-    std::vector<float> compact(std::min(chunk, tokens.n) * stack.n);
+    const auto room = std::make_unique_for_overwrite<float[]>(std::min(chunk, tokens.n) * stack.n);
+    float* compact = room.get();
     for (int64_t first = 0; first < tokens.n; first += chunk) {
         const int64_t n = std::min(chunk, tokens.n - first);
-        if (whole.empty()) scan(stack, tokens, first, n, precision, call.n_threads, compact.data());
-        else scan_nibbles(stack, whole, call.n_threads, compact.data());
+        if (whole.empty()) scan(stack, tokens, first, n, precision, call.n_threads, compact);
+        else scan_nibbles(stack, whole, call.n_threads, compact);
 #pragma omp parallel num_threads(call.n_threads) if (n > 1 && call.n_threads > 1)
         {
             Scratch scratch;
@@ -70,7 +72,7 @@ Chosen retrieve(
                 if (!router) continue;
                 const Bound bound = whole.empty() ? bound_of(stack, tokens, t, precision)
                                                   : coarse_bound(stack, tokens, t, whole[t]);
-                retrieve_token(stack, tokens, t, *router, &compact[i * stack.n], bound, scratch);
+                retrieve_token(stack, tokens, t, *router, compact + i * stack.n, bound, scratch);
                 chosen[t] = scratch.chosen;
             }
         }
@@ -167,29 +169,34 @@ void update(
 }
 
 // Fills total with base plus the sums, each rounded as PyTorch does.
-void add_to_base(const Call& call, const float* sums, int64_t n) {
-    each_vector(n, [&](int64_t i, int64_t width) {
-        const Floats found = some_floats(sums + i, width);
-        if (call.total_element == FLOAT32) {
-            store(some_floats((const float*)call.base + i, width) + found,
-                  (float*)call.total + i, width);
-        } else {
-            const Floats base = some_floats((const bfloat16*)call.base + i, width);
-            store(rounded(base + rounded(found)), (bfloat16*)call.total + i, width);
-        }
-    });
+void add_to_base(const Call& call, const float* sums, int64_t d_out) {
+    const int64_t n_tokens = call.n_tokens;
+#pragma omp parallel for num_threads(call.n_threads) if (n_tokens > 1 && call.n_threads > 1)
+    for (int64_t t = 0; t < n_tokens; ++t)
+        each_vector(d_out, [&](int64_t j, int64_t width) {
+            const int64_t i = t * d_out + j;
+            const Floats found = some_floats(sums + i, width);
+            if (call.total_element == FLOAT32) {
+                store(some_floats((const float*)call.base + i, width) + found,
+                      (float*)call.total + i, width);
+            } else {
+                const Floats base = some_floats((const bfloat16*)call.base + i, width);
+                store(rounded(base + rounded(found)), (bfloat16*)call.total + i, width);
+            }
+        });
 }
 
 void route(const Stack& stack, const Router* routers, Call call) {
     const int64_t n_places = call.n_tokens * call.width, n_sums = call.n_tokens * stack.d_out;
     std::vector<int64_t> rows(call.rows ? 0 : n_places);
-    std::vector<float> numbers(call.rows ? 0 : 2 * n_places), sums(call.base ? n_sums : 0);
+    std::vector<float> numbers(call.rows ? 0 : 2 * n_places);
+    const auto sums = std::make_unique_for_overwrite<float[]>(call.base ? n_sums : 0);
     if (!call.rows) {
         call.rows = rows.data();
         call.scores = numbers.data();
         call.weights = numbers.data() + n_places;
     }
-    float* total = call.base ? sums.data() : (float*)call.total;
+    float* total = call.base ? sums.get() : (float*)call.total;
     std::fill_n(call.rows, n_places, (int64_t)-1);
     std::fill_n(call.scores, n_places, 0.0f);
     std::fill_n(call.weights, n_places, 0.0f);
@@ -204,7 +211,7 @@ void route(const Stack& stack, const Router* routers, Call call) {
     const Chosen chosen = retrieve(stack, routers, call, tokens, precision, whole);
     auto run = stack.factor_element == FLOAT32 ? update<float> : update<bfloat16>;
     run(stack, routers, call, tokens, chosen, total);
-    if (call.base) add_to_base(call, total, n_sums);
+    if (call.base) add_to_base(call, total, stack.d_out);
 }
 
 }  // namespace

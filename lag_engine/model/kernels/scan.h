@@ -10,7 +10,8 @@
 
 namespace lag {
 
-constexpr int64_t PANEL_ROWS = 64;  // lines that stay in a cache while all tokens pass over them
+// Lines that stay in a cache while all tokens pass over them; fewer where threads share few.
+constexpr int64_t MOST_PANEL_ROWS = 64, LEAST_PANEL_ROWS = 2 * TILE_ROWS;
 
 enum Precision { EXACT, CODES, HALVES };
 
@@ -39,9 +40,9 @@ inline void score_tile(
     float* const* out) {
     float found[ROWS * COLUMNS];
     dots<ROWS, COLUMNS>(rows, x, width, found);
-    for (int r = 0; r < ROWS; ++r)
-        for (int c = 0; c < COLUMNS; ++c)
-            out[c][r] = std::fabs(found[r * COLUMNS + c]) * (scales ? scales[r] : 1.0f);
+    for (int c = 0; c < COLUMNS; ++c)
+        for (int r = 0; r < ROWS; ++r)
+            out[c][r] = std::fabs(found[c * ROWS + r]) * (scales ? scales[r] : 1.0f);
 }
 
 template <int ROWS, int COLUMNS>
@@ -50,8 +51,8 @@ inline void score_tile(
     float* const* out) {
     float found[ROWS * COLUMNS];
     dots_of_pairs<ROWS, COLUMNS>(rows, x, width, found);
-    for (int r = 0; r < ROWS; ++r)
-        for (int c = 0; c < COLUMNS; ++c) out[c][r] = std::fabs(found[r * COLUMNS + c]);
+    for (int c = 0; c < COLUMNS; ++c)
+        for (int r = 0; r < ROWS; ++r) out[c][r] = std::fabs(found[c * ROWS + r]);
 }
 
 template <int ROWS, class Element, class Input>
@@ -116,11 +117,14 @@ inline bool score_codes(
 inline void scan(
     const Stack& stack, const Tokens& tokens, int64_t first, int64_t n, Precision precision,
     int n_threads, float* out) {
-    const int64_t n_panels = (stack.n + PANEL_ROWS - 1) / PANEL_ROWS;
+    const int64_t panel_rows =
+        std::clamp(stack.n / n_threads / LEAST_PANEL_ROWS * LEAST_PANEL_ROWS, LEAST_PANEL_ROWS,
+                   MOST_PANEL_ROWS);
+    const int64_t n_panels = (stack.n + panel_rows - 1) / panel_rows;
     const float* x = tokens.line(first);
 #pragma omp parallel for num_threads(n_threads) schedule(static) if (n_threads > 1)
     for (int64_t panel = 0; panel < n_panels; ++panel) {
-        const int64_t from = panel * PANEL_ROWS, to = std::min(from + PANEL_ROWS, stack.n);
+        const int64_t from = panel * panel_rows, to = std::min(from + panel_rows, stack.n);
         auto score = [&](auto lines, const float* scales) {
             score_panel(lines, scales, x, tokens.d_in, n, tokens.d_in, from, to, out, stack.n);
         };

@@ -49,10 +49,10 @@ void project_tile(
         lines_ahead[r] = next + (first + r) * stack.d_in;
     }
     for (int c = 0; c < COLUMNS; ++c) columns[c] = tokens.line(pairs.token[pairs.order[i + c]]);
-    dots<ROWS, COLUMNS>(lines, columns, stack.d_in, found, lines_ahead);
+    dots<ROWS, COLUMNS>(lines, columns, stack.d_in, found, next ? lines_ahead : nullptr);
     for (int c = 0; c < COLUMNS; ++c)
         for (int r = 0; r < ROWS; ++r)
-            z[pairs.order[i + c] * stack.rank + first + r] = found[r * COLUMNS + c];
+            z[pairs.order[i + c] * stack.rank + first + r] = found[c * ROWS + r];
 }
 
 template <int ROWS, class Element>
@@ -60,8 +60,10 @@ void project_rows(
     const Stack& stack, const Tokens& tokens, const Pairs& pairs, const Element* A,
     const Element* next, int64_t first, int64_t from, int64_t to, float* z) {
     int64_t i = from;
-    for (; i + TILE_COLUMNS <= to; i += TILE_COLUMNS)
+    for (; i + TILE_COLUMNS <= to; i += TILE_COLUMNS) {
         project_tile<ROWS, TILE_COLUMNS>(stack, tokens, pairs, A, next, first, i, z);
+        next = nullptr;  // it is fetched by now
+    }
     if (to - i == 2) project_tile<ROWS, 2>(stack, tokens, pairs, A, next, first, i, z);
     if (to - i == 1) project_tile<ROWS, 1>(stack, tokens, pairs, A, next, first, i, z);
 }
@@ -116,7 +118,8 @@ void apply(
             const float* c = coefficients + pair * stack.rank;
             each_vector(to - from, [&](int64_t at, int64_t width) {
                 const int64_t j = from + at;
-                for (int64_t r = 0; r < n_ahead; ++r) fetch(next + r * stack.d_out, j);
+                if (at % CACHE_LINE<Element> == 0)
+                    for (int64_t r = 0; r < n_ahead; ++r) fetch(next[r * stack.d_out + j]);
                 Floats sums = some_floats(out + j, width);
                 for (int64_t r = 0; r < stack.ranks[row]; ++r)
                     sums += c[r] * some_floats(B + r * stack.d_out + j, width);
