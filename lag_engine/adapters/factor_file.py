@@ -91,9 +91,25 @@ class FactorFile:
         if self._held is not None:
             self._held.trim()
 
+    @property
+    def is_bounded(self) -> bool:
+        """Whether memory is short: rows that are read in place are announced before."""
+        return self._held is not None
+
+    def read_ahead(self) -> None:
+        """Has neighbours of what is read fetched from disk with it, until `let_go`."""
+        if self.is_bounded and hasattr(mmap, "MADV_NORMAL"):
+            self.map.madvise(mmap.MADV_NORMAL)
+
     def let_go(self) -> None:
-        """Gives up what this process holds of the file; what is used again is mapped again."""
+        """Gives up what this process holds of the file; rows are read here and there.
+
+        What is used again is mapped again. Where memory is short, its neighbours, which may be
+        megabytes, are left on disk.
+        """
         let_go(self.map)
+        if self.is_bounded and hasattr(mmap, "MADV_RANDOM"):
+            self.map.madvise(mmap.MADV_RANDOM)
 
     def _ask(self, first: np.ndarray, last: np.ndarray) -> None:
         if self._n_asked > _PAGES_KEPT:

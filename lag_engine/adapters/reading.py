@@ -63,7 +63,8 @@ class OpenLibrary:
         """Opens a library.
 
         Factors are read from mapped files when they are used, and the system takes their memory
-        back when it is short: a library may be larger than memory.
+        back when it is short: a library may be larger than memory. Then `factor_cache_bytes` makes
+        tokens fast: what they need is announced, and read from disk without its neighbours.
 
         Args:
             path: its folder.

@@ -50,12 +50,21 @@ class File(Protocol):
         """Returns a copy of rows of a factor."""
         ...
 
+    @property
+    def is_bounded(self) -> bool:
+        """Whether memory is short: rows that are read in place are announced before."""
+        ...
+
     def trim(self) -> None:
         """Keeps what this process holds of mapped files within their bound."""
         ...
 
+    def read_ahead(self) -> None:
+        """Has neighbours of what is read fetched from disk with it, until `let_go`."""
+        ...
+
     def let_go(self) -> None:
-        """Gives up what this process holds of the file."""
+        """Gives up what this process holds of the file; rows are read here and there."""
         ...
 
 

@@ -106,6 +106,7 @@ def test_the_operator_reads_in_place_what_was_let_go(wide_path, n_tokens):
     ):
         expected = ResidentStack(copied.stack(MODULE, "task"), CPU)
         stack, held = ResidentStack(bounded.stack(MODULE, "task"), CPU), resident_bytes(wide_path)
+        assert stack.compiled.struct.is_announced
         for seed in range(20):
             x = inputs(n_tokens, WIDTH, seed=seed)
             found = CPP.fuse(router, stack, None).update(x)
@@ -123,5 +124,7 @@ def test_arrow_vectors_are_let_go_once_they_are_compact(wide_path):
         stack = library.stack(MODULE, "task")
         stack.arrow.sum()
         assert resident_bytes(wide_path) >= N * WIDTH * 4
-        ResidentStack(stack, CPU).compiled.prepare(1)
+        compiled = ResidentStack(stack, CPU).compiled
+        assert not compiled.struct.is_announced
+        compiled.prepare(1)
         assert resident_bytes(wide_path) < N * WIDTH * 4

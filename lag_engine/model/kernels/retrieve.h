@@ -10,6 +10,7 @@
 #include <limits>
 #include <vector>
 
+#include "announce.h"
 #include "structs.h"
 #include "tokens.h"
 
@@ -86,6 +87,9 @@ inline float kth_largest(const float* values, int64_t n, int64_t k, std::vector<
 template <class Element>
 void exact_scores(
     const Stack& stack, const float* x, const int32_t* rows, int64_t n, float* scores) {
+    if (stack.is_announced)
+        for (int64_t i = 0; i < n; ++i)
+            announce(stack.arrow[rows[i]], stack.d_in * sizeof(Element));
     std::vector<const Element*> lines(n + 2 * TILE_ROWS, (const Element*)stack.arrow[0]);
     for (int64_t i = 0; i < n; ++i) lines[i] = (const Element*)stack.arrow[rows[i]];
     float found[TILE_ROWS];

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +13,7 @@ from lag_engine.model.kernels.memory import large_pages
 from lag_engine.model.kernels.structs import ELEMENTS, StackStruct
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from torch import Tensor
 
@@ -65,13 +66,15 @@ class CompiledStack:
             rank=stack.singular.shape[1],
             arrow_element=element,
             factor_element=element,
+            is_announced=any(file.is_bounded for file in places.files),
         )
         self._point(
             singular=stack.singular.float(),
             **{name: getattr(places, name) for name in ("A", "B", "arrow", "ranks")},
         )
         self.address = ctypes.pointer(self.struct)
-        self.struct.reach = loaded.lag_reach(self.address)
+        with self._scanned():
+            self.struct.reach = loaded.lag_reach(self.address)
         is_large = self.n >= MANY_ROWS and self.d_in >= MANY_INPUTS
         self.reads_nibbles = is_large and bool(loaded.lag_reads_nibbles())
 
@@ -108,10 +111,18 @@ class CompiledStack:
         """Fills lines (N, stride); returns what a step of each is worth, and its error; (N,)."""
         scales, errors = torch.empty(self.n), torch.empty(self.n)
         numbers = (lines.data_ptr(), lines.shape[1], scales.data_ptr(), errors.data_ptr())
-        write(self.address, torch.get_num_threads(), *numbers)
-        for file in self._files:
-            file.let_go()  # hardly one of the vectors is read again
+        with self._scanned():
+            write(self.address, torch.get_num_threads(), *numbers)
         return scales, errors
+
+    @contextmanager
+    def _scanned(self) -> Iterator[None]:
+        """All arrow vectors are read, and from then on hardly one."""
+        for file in self._files:
+            file.read_ahead()
+        yield
+        for file in self._files:
+            file.let_go()
 
     def _make_halves(self) -> None:
         stride = self.struct.half_stride = _padded(self.d_in)

@@ -36,6 +36,7 @@ struct Stack {
     const float* nibble_errors;  // (n,)
     int64_t nibble_stride;
     float reach;  // the length of the longest arrow vector
+    int32_t is_announced;  // whether rows are asked for before they are read; see `announce.h`
 };
 
 // How one plan chooses.

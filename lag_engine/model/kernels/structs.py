@@ -41,6 +41,7 @@ class StackStruct(Structure):
         ("nibble_errors", c_void_p),
         ("nibble_stride", c_int64),
         ("reach", c_float),
+        ("is_announced", c_int32),
     )
 
 

@@ -33,7 +33,18 @@ struct Pairs {
         for (size_t i = 0; i < row.size(); ++i) order[start[row[i]]++] = (int32_t)i;
     }
     int64_t n_groups() const { return (int64_t)groups.size() - 1; }
+    int32_t row_of(int64_t group) const { return row[order[groups[group]]]; }
 };
+
+// Asks for factors of all groups, whose rows have n_bytes each, where a stack wants that.
+inline void announce_groups(
+    const Stack& stack, const Pairs& pairs, const int64_t* factors, int64_t n_bytes) {
+    if (!stack.is_announced) return;
+    for (int64_t g = 0; g < pairs.n_groups(); ++g) {
+        const int32_t row = pairs.row_of(g);
+        announce(factors[row], stack.ranks[row] * n_bytes);
+    }
+}
 
 // z[pair] = A* x of COLUMNS pairs from place i of the order on, for rows [first, first + ROWS);
 // fetches those of the adapter that comes next.
@@ -73,10 +84,11 @@ template <class Element>
 void project(
     const Stack& stack, const Tokens& tokens, const Pairs& pairs, int n_threads, float* z) {
     const int64_t n_groups = pairs.n_groups();
+    announce_groups(stack, pairs, stack.A, stack.d_in * sizeof(Element));
 #pragma omp parallel for num_threads(n_threads) schedule(dynamic, 4) if (n_threads > 1)
     for (int64_t g = 0; g < n_groups; ++g) {
         const int64_t from = pairs.groups[g], to = pairs.groups[g + 1];
-        const int32_t row = pairs.row[pairs.order[from]];
+        const int32_t row = pairs.row_of(g);
         const int32_t after = pairs.row[pairs.order[std::min<int64_t>(to, pairs.order.size() - 1)]];
         const Element *A = (const Element*)stack.A[row], *next = (const Element*)stack.A[after];
         int64_t r = 0;
@@ -104,6 +116,7 @@ template <class Element>
 void apply(
     const Stack& stack, const Pairs& pairs, const float* coefficients, int n_threads,
     float* total) {
+    announce_groups(stack, pairs, stack.B, stack.d_out * sizeof(Element));
     const int64_t share = (stack.d_out / n_threads + LANES) / LANES * LANES;
 #pragma omp parallel for num_threads(n_threads) schedule(static, 1) if (n_threads > 1)
     for (int thread = 0; thread < n_threads; ++thread) {
