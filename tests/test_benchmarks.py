@@ -80,7 +80,7 @@ def test_an_index_that_reads_more_finds_more(program, tmp_path, capsys):
         assert few["adapters"] != many["adapters"] or few["share"] < many["share"]
     assert all(0 <= row["recall"] <= 1 for row in report["results"])
     trained = {row["index"]: row for row in report["results"] if row["library"] == "trained"}
-    exact, few, many = (trained[name] for name in ("int8, exact", "4 bits, 1 sd", "4 bits, 2.5 sd"))
+    exact, few, many = (trained[name] for name in ("int8, exact", "4 bits, 1 sd", "4 bits, 2 sd"))
     assert exact["recall"] == 1
     assert min(many["recall"], trained.get("4 bits, operator", many)["recall"]) >= 0.999
     assert few["share"] < many["share"]

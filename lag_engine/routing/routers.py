@@ -155,9 +155,8 @@ class LAG:
             on a processor with AVX-512 VNNI, over 512 adapters or more of 256 inputs or more, it
             then reads arrow vectors in four bits, half of the exact scan's bytes, for one or two
             tokens at a time, as decoding does. Prompts, other sizes, processors and forms stay
-            exact. Of 10,500 choices among lag-tiny's trained adapters, and as many among 2,000
-            mixtures of them, none was another (`tests/benchmarks/bench_index.py`); nothing
-            guarantees it.
+            exact. Of 10,506 choices among lag-tiny's trained adapters one was another, and four
+            among 2,000 mixtures of them (`tests/benchmarks/bench_index.py`); nothing bounds it.
 
     Raises:
         PlanError: a count below 1, ``k_min > k_max``, `keep` outside [0, 1], an unknown score, or

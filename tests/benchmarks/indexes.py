@@ -18,7 +18,7 @@ DIMENSIONS = (8, 4, 2)
 OVERFETCH = (64, 256)
 LISTS = 64
 PROBES = (4, 16, 32)
-WINDOWS = (1.0, 1.5, 2.0, 2.5)
+WINDOWS = (1.0, 1.5, 2.0)
 """Widths of the four bits' window in standard deviations; the operator's is the last."""
 
 

@@ -15,7 +15,7 @@
 
 namespace lag {
 
-constexpr float WINDOW = 2.5f;
+constexpr float WINDOW = 2.0f;
 constexpr float FEWEST_STEPS = 2.0f;
 constexpr int64_t NIBBLE_LINE = 64;  // bytes: the low halves are 64 elements, the high ones the next
 constexpr int64_t COARSE_ROWS = 64;  // that a thread scores at one time
