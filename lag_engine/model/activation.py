@@ -63,6 +63,23 @@ class Group(NamedTuple):
             start += n_tokens
 
 
+class Layout(NamedTuple):
+    """All groups of a forward pass's tokens, and what every module asks of them.
+
+    Attributes:
+        groups: tokens on the bare base are in none.
+        numbers: of their selections, in order.
+        is_recorded: whether anybody wants to know what was chosen.
+    """
+
+    groups: tuple[Group, ...] = ()
+    numbers: tuple[int, ...] = ()
+    is_recorded: bool = False
+
+
+NOTHING = Layout()
+
+
 class Activation:
     """The plans of one forward pass, for the routed modules to look up.
 
@@ -82,11 +99,11 @@ class Activation:
             )
         self.parts = tuple(parts)
         self._is_idle = not any(part.plan.selections for part in parts)
-        self._groups: dict[tuple[torch.Size, torch.device], tuple[Group, ...]] = {}
-        self._owners: dict[tuple[torch.Size, tuple[int, ...]], Tensor] = {}
+        self._layouts: dict[tuple[torch.Size, torch.device], Layout] = {}
+        self._owners: dict[tuple[torch.Size, torch.device, tuple[int, ...]], Tensor] = {}
 
-    def groups(self, x: Tensor, module: str) -> tuple[Group, ...]:
-        """Returns the groups of a module's tokens; tokens on the bare base are in none.
+    def layout(self, x: Tensor, module: str) -> Layout:
+        """Returns the groups of a module's tokens.
 
         Args:
             x: the module's input; (..., D_in).
@@ -96,26 +113,32 @@ class Activation:
             ModelError: the requests' tokens cannot be told apart there.
         """
         if self._is_idle:
-            return ()
+            return NOTHING
         key = (x.shape[:-1], x.device)
-        if key not in self._groups:
-            self._groups[key] = self._lay(x, module)
-        return self._groups[key]
+        if key not in self._layouts:
+            groups = self._lay(x, module)
+            numbers = tuple(group.selection.number for group in groups)
+            is_recorded = any(group.is_recorded for group in groups)
+            self._layouts[key] = Layout(groups, numbers, is_recorded)
+        return self._layouts[key]
 
-    def owners(self, x: Tensor, members: tuple[int, ...]) -> Tensor:
+    def owners(self, x: Tensor, members: tuple[int, ...]) -> Tensor | None:
         """Returns for each token of a module which member it is of, -1 for none; (T,) int32.
 
+        None where all are the first one's.
+
         Args:
-            x: the module's input; (..., D_in); on the CPU.
+            x: the module's input; (..., D_in).
             members: which of its groups; they share no token.
         """
-        key = (x.shape[:-1], members)
+        groups = self._layouts[x.shape[:-1], x.device].groups
+        if groups[members[0]].tokens is None:
+            return None
+        key = (x.shape[:-1], x.device, members)
         if key not in self._owners:
-            groups = self._groups[x.shape[:-1], x.device]
-            found = torch.full((x.shape[:-1].numel(),), -1, dtype=torch.int32)
+            found = torch.full((x.shape[:-1].numel(),), -1, dtype=torch.int32, device=x.device)
             for owner, member in enumerate(members):
-                tokens = groups[member].tokens
-                found[slice(None) if tokens is None else tokens] = owner
+                found[groups[member].tokens] = owner
             self._owners[key] = found
         return self._owners[key]
 

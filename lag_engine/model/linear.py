@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from lag_engine.model.resolved import RoutedSlot
+from lag_engine.model.activation import NOTHING
+from lag_engine.model.resolved import CHUNK_TOKENS, RoutedSlot
 from lag_engine.routing import GROUPED, Form, Update
 
 if TYPE_CHECKING:
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 
     import torch
 
-    from lag_engine.model.activation import Activation, Group
+    from lag_engine.model.activation import Activation, Group, Layout
+    from lag_engine.model.resolved import ActiveSlot
     from lag_engine.routing import Fused
 
 
@@ -24,6 +26,34 @@ class ActivePlans:
 
     def __init__(self) -> None:
         self.current: Activation | None = None
+
+
+class Set(NamedTuple):
+    """Groups whose tokens are routed over one stack, in one call.
+
+    Attributes:
+        members: which groups.
+        first: the call of the first one.
+        others: those of the others.
+    """
+
+    members: tuple[int, ...]
+    first: Fused
+    others: tuple[Fused, ...]
+
+
+class Ways(NamedTuple):
+    """What some selections do in one module.
+
+    Attributes:
+        numbers: of the selections whose ways these are.
+        sets: groups that are called together.
+        only: the one set, where nothing else is done here.
+    """
+
+    numbers: tuple[int, ...]
+    sets: tuple[Set, ...]
+    only: Set | None
 
 
 class RoutedLinear(nn.Module):
@@ -48,6 +78,7 @@ class RoutedLinear(nn.Module):
         self.name = name
         self.form = form
         self._plans = plans
+        self._ways: Ways | None = None
         self.train(base.training)
 
     def __getattr__(self, name: str) -> Any:
@@ -70,76 +101,74 @@ class RoutedLinear(nn.Module):
         """
         out: Tensor = self.base(x, *args, **kwargs)
         active = self._plans.current
-        groups = () if active is None else active.groups(x, self.name)
-        if not groups:
+        layout = NOTHING if active is None else active.layout(x, self.name)
+        if active is None or not layout.groups:
             return out
         tokens = x.reshape(-1, x.shape[-1])  # (T, D_in)
-        added = self._added(out, tokens, groups)
-        if added is not None:
-            return added
-        total = None  # (T, D_out), of all slots and plans
+        ways = self._ways_of(layout, x.device)
+        if ways.only is not None and not layout.is_recorded and len(tokens) <= CHUNK_TOKENS:
+            owners = active.owners(x, ways.only.members)
+            added = ways.only.first.added(out, tokens, others=ways.only.others, owners=owners)
+            if added is not None:
+                return added
         done: set[int] = set()
-        if len(groups) > 1:
-            total = self._add_together(tokens, x, groups, done)
-        for index, group in enumerate(groups):
+        total = None  # (T, D_out), of all slots and plans
+        if len(layout.groups) > 1:
+            total = self._add_together(tokens, x, layout, ways, done)
+        for index, group in enumerate(layout.groups):
             if index not in done:
                 total = self._add(total, tokens, group)
         return out if total is None else out + total.to(out.dtype).view(out.shape)
 
-    def _added(self, out: Tensor, tokens: Tensor, groups: Sequence[Group]) -> Tensor | None:
-        """Returns `out` plus the update of the only selection there is here, in one call.
-
-        None where there are several, or their choices are recorded, or another way must be taken.
-        """
-        found = [
-            (group, slot)
-            for group in groups
-            if (slot := group.selection.active(self.name, tokens.device)) is not None
-        ]
-        if len(found) != 1:
-            return None
-        group, slot = found[0]
-        if group.tokens is not None or group.is_recorded or not isinstance(slot, RoutedSlot):
-            return None
-        return slot.added(out, tokens, self.form)
+    def _ways_of(self, layout: Layout, device: torch.device) -> Ways:
+        """Returns what the selections do here; found once for the same ones."""
+        if self._ways is None or self._ways.numbers != layout.numbers:
+            found = [group.selection.active(self.name, device) for group in layout.groups]
+            sets = self._sets(found)
+            n_active = sum(slot is not None for slot in found)
+            is_all = len(sets) == 1 and len(sets[0].members) == n_active
+            self._ways = Ways(layout.numbers, sets, sets[0] if is_all else None)
+        return self._ways
 
     def _add_together(
-        self, tokens: Tensor, x: Tensor, groups: Sequence[Group], done: set[int]
+        self, tokens: Tensor, x: Tensor, layout: Layout, ways: Ways, done: set[int]
     ) -> Tensor | None:
         """Returns the updates of groups that route over one stack, each set in one call.
 
         Args:
             tokens: (T, D_in).
             x: the same as the module got it.
-            groups: of the module's tokens.
+            layout: of the module's tokens.
+            ways: what its selections do here.
             done: takes the groups whose updates are in the result.
         """
         total = None
-        for members, slots in self._sets(groups, x.device):
+        for members, first, others in ways.sets:
+            if not others:
+                continue
             assert self._plans.current is not None
             owners = self._plans.current.owners(x, members)
-            update = slots[0].together(slots[1:], owners, tokens)
+            update = first.update(tokens, others=others, owners=owners)
             if update is None:
                 continue
             done.update(members)
             total = update.total if total is None else total + update.total
-            for member in members:
-                self._record_part(groups[member], update)
+            for member in members if layout.is_recorded else ():
+                self._record_part(layout.groups[member], update)
         return total
 
-    def _sets(
-        self, groups: Sequence[Group], device: torch.device
-    ) -> list[tuple[tuple[int, ...], list[Fused]]]:
-        """Returns the sets of groups, two or more each, whose slots can be called together."""
+    def _sets(self, found: Sequence[ActiveSlot | None]) -> tuple[Set, ...]:
+        """Returns the slots that can be called together; a set may have but one."""
         sets: dict[int, tuple[list[int], list[Fused]]] = {}
-        for index, group in enumerate(groups):
-            found = group.selection.active(self.name, device)
-            fused = found.fused(self.form) if isinstance(found, RoutedSlot) else None
+        for index, slot in enumerate(found):
+            fused = slot.fused(self.form) if isinstance(slot, RoutedSlot) else None
             if fused is not None:
                 members, slots = sets.setdefault(id(fused.stack), ([], []))
                 members.append(index)
                 slots.append(fused)
-        return [(tuple(members), slots) for members, slots in sets.values() if len(members) > 1]
+        return tuple(
+            Set(tuple(members), slots[0], tuple(slots[1:])) for members, slots in sets.values()
+        )
 
     def _record_part(self, group: Group, update: Update) -> None:
         """Records what one of several plans chose; as wide as it chooses alone."""

@@ -6,6 +6,7 @@ shows the library as it was when it was resolved, however often it is applied.
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -66,17 +67,6 @@ class RoutedSlot:
             return self._update(x, form)
         parts = [self._update(chunk, form) for chunk in x.split(CHUNK_TOKENS)]
         return Update(*map(torch.cat, zip(*parts, strict=True)))
-
-    def added(self, out: Tensor, x: Tensor, form: Form) -> Tensor | None:
-        """Returns `out` plus the update of the chosen adapters, or None where that takes `update`.
-
-        Args:
-            out: (..., D_out), T tokens.
-            x: (T, D_in).
-            form: how the products are computed.
-        """
-        fused = self.fused(form)
-        return None if fused is None or x.shape[0] > CHUNK_TOKENS else fused.added(out, x)
 
     def _update(self, x: Tensor, form: Form) -> Update:
         fused = self.fused(form)
@@ -140,6 +130,8 @@ class Uncovered(NamedTuple):
 
 ActiveSlot = RoutedSlot | PinnedSlot | Uncovered
 
+_numbers = itertools.count()
+
 
 class ResolvedSelection:
     """One slot's selection over one state of a library; resolved when a module first asks.
@@ -160,6 +152,7 @@ class ResolvedSelection:
     def __init__(self, bank: AdapterBank, slot: Slot, selection: Selection) -> None:
         _check(bank, slot, selection)
         self.slot = slot
+        self.number = next(_numbers)  # what is kept about it is kept under this: it can be freed
         self._bank = bank
         self._selection = selection
         self._active: dict[str, ActiveSlot | None] = {}

@@ -55,15 +55,21 @@ class SharedFused:
         """How many adapters a token can have."""
         return self.fused.width
 
-    def update(self, x: Tensor) -> Update | None:
+    def update(
+        self, x: Tensor, *, others: Sequence[SharedFused] = (), owners: Tensor | None = None
+    ) -> Update | None:
         """Returns the update of every token; x is (T, D_in)."""
-        return self.fused.update(behind(self._basis, x))
-
-    def added(self, out: Tensor, x: Tensor) -> Tensor | None:
-        """Returns `out` plus the update of every token; x is (T, D_in)."""
-        return self.fused.added(out, behind(self._basis, x))
-
-    def together(self, others: Sequence[SharedFused], owners: Tensor, x: Tensor) -> Update | None:
-        """Returns the update of tokens that go their own ways; x is (T, D_in)."""
         inner = [other.fused for other in others]
-        return self.fused.together(inner, owners, behind(self._basis, x))
+        return self.fused.update(behind(self._basis, x), others=inner, owners=owners)
+
+    def added(
+        self,
+        out: Tensor,
+        x: Tensor,
+        *,
+        others: Sequence[SharedFused] = (),
+        owners: Tensor | None = None,
+    ) -> Tensor | None:
+        """Returns `out` plus the update of every token; x is (T, D_in)."""
+        inner = [other.fused for other in others]
+        return self.fused.added(out, behind(self._basis, x), others=inner, owners=owners)

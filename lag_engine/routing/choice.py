@@ -61,30 +61,38 @@ class Fused(Protocol):
         """How many adapters a token can have."""
         ...
 
-    def update(self, x: Tensor, /) -> Update | None:
-        """Returns the update of every token, or None for inputs it cannot take; x is (T, D_in)."""
+    def update(
+        self, x: Tensor, /, *, others: Sequence[Any] = (), owners: Tensor | None = None
+    ) -> Update | None:
+        """Returns the update of every token, or None for inputs it cannot take.
+
+        Args:
+            x: (T, D_in).
+            others: calls of the same form over the same stack that some of the tokens go.
+            owners: whose each token is: 0 for this call, i for others[i - 1], -1 for nobody; (T,)
+                int32; None where all are this call's.
+        """
         ...
 
-    def added(self, out: Tensor, x: Tensor, /) -> Tensor | None:
+    def added(
+        self,
+        out: Tensor,
+        x: Tensor,
+        /,
+        *,
+        others: Sequence[Any] = (),
+        owners: Tensor | None = None,
+    ) -> Tensor | None:
         """Returns `out` plus the update of every token, in its dtype, as a new tensor.
 
         Args:
             out: (..., D_out), T tokens.
             x: (T, D_in).
+            others: as in `update`.
+            owners: as in `update`.
 
         Returns:
             None for inputs it cannot take.
-        """
-        ...
-
-    def together(self, others: Sequence[Any], owners: Tensor, x: Tensor, /) -> Update | None:
-        """Returns the update of tokens that go their own ways over one stack.
-
-        Args:
-            others: calls of the same form over the same stack.
-            owners: whose each token is: 0 for this call, i for others[i - 1], -1 for nobody; (T,)
-                int32.
-            x: (T, D_in).
         """
         ...
 

@@ -102,7 +102,7 @@ def test_an_adapter_is_missed_only_where_that_is_permitted():
         is_exact = n_tokens > 2
         assert ((slots[0].update(same).rows == 3) == is_exact).all()
         owners = torch.zeros(n_tokens, dtype=torch.int32)
-        assert (slots[0].together(slots[1:], owners, same).rows == 3).all()
+        assert (slots[0].update(same, others=slots[1:], owners=owners).rows == 3).all()
 
 
 @needs_nibbles

@@ -175,7 +175,7 @@ def test_tokens_of_different_routers_share_one_call(stack):
         TRITON.fuse(LAG("adaptive", "norm", floor=0.4, k_max=3), stack, None),
     ]
     owners = torch.arange(4, dtype=torch.int32, device=DEVICE) - 1
-    together = slots[0].together(slots[1:], owners, x)
+    together = slots[0].update(x, others=slots[1:], owners=owners)
     assert not together.total[0].any()
     assert (together.rows[0] == -1).all()
     for owner, slot in enumerate(slots):
@@ -269,7 +269,7 @@ def test_what_they_do_not_know_is_left_to_pytorch(stack):
     for x in (inputs(2).double(), inputs(2).requires_grad_(), inputs(0)):
         assert slot.update(x) is None
         assert slot.added(x.new_zeros(len(x), D_OUT), x) is None
-        assert slot.together([slot], x.new_zeros(len(x), dtype=torch.int32), x) is None
+        assert slot.update(x, others=[slot], owners=x.new_zeros(len(x), dtype=torch.int32)) is None
     assert slot.added(inputs(2).new_zeros(2, D_OUT).double(), inputs(2)) is None
 
 

@@ -261,7 +261,7 @@ def test_tokens_of_different_routers_share_one_call():
         CPP.fuse(LAG(9, "norm", floor=0.4), stack, None),
     ]
     owners = torch.arange(30, dtype=torch.int32) % 4 - 1
-    together = slots[0].together(slots[1:], owners, x)
+    together = slots[0].update(x, others=slots[1:], owners=owners)
     assert not together.total[owners == -1].any()
     assert (together.rows[owners == -1] == -1).all()
     for owner, slot in enumerate(slots):

@@ -191,3 +191,20 @@ def test_plans_are_active_only_inside_their_context(make_model, make_adapters, m
     with pytest.raises(ModelError, match="removed"), surgery.activate([LAG]):
         pass
     surgery.remove()
+
+
+def test_the_same_selections_laid_over_other_rows_apply_to_those(
+    make_model, make_adapters, memory_library, token_ids
+):
+    model, ids, base = make_model(), token_ids(2), Plan.from_mode("base")
+    arrow = Plan.from_mode("arrow", retrieve_k=2)
+
+    def under(*plans):
+        with surgery.activate(plans):
+            return logits(model, ids)
+
+    with install(model, AdapterBank(memory_library(make_adapters()))) as surgery:
+        alone = {plan: under(plan) for plan in (LAG, arrow, base)}
+        for plans in ((LAG, base), (base, LAG), (LAG, LAG), (LAG, arrow), (arrow, LAG)):
+            expected = torch.stack([alone[plan][row] for row, plan in enumerate(plans)])
+            torch.testing.assert_close(under(*plans), expected)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -45,44 +45,70 @@ class CompiledSlot:
         self.struct = _struct(router, stack.n, allowed)
         self.is_approximate = bool(getattr(router, "approximate", False))
         self._allowed = allowed  # its memory is pointed to
-        self._address = ctypes.pointer(self.struct)
+        self._joined = join(self, ())
 
-    def update(self, x: Tensor) -> Update | None:
-        """Returns the update of every token, or None for inputs it cannot take; x is (T, D_in)."""
+    def update(
+        self, x: Tensor, *, others: Sequence[CompiledSlot] = (), owners: Tensor | None = None
+    ) -> Update | None:
+        """Returns the update of every token, or None for inputs it cannot take; see `Fused`."""
         if not takes(x):
             return None
-        return call(
-            self.stack, self._address, None, x, self.width, is_approximate=self.is_approximate
-        )
+        routers, n_tokens = self._with(others), x.shape[0]
+        rows = torch.empty((n_tokens, routers.width), dtype=torch.long)
+        scores, weights = (torch.empty((n_tokens, routers.width)) for _ in range(2))
+        total = torch.empty((n_tokens, self.stack.d_out))
+        run(self.stack, routers, owners, x, total, choice=(rows, scores, weights))
+        return Update(total, rows, scores, weights)
 
-    def added(self, out: Tensor, x: Tensor) -> Tensor | None:
+    def added(
+        self,
+        out: Tensor,
+        x: Tensor,
+        *,
+        others: Sequence[CompiledSlot] = (),
+        owners: Tensor | None = None,
+    ) -> Tensor | None:
         """Returns `out` plus the update of every token; see `Fused`."""
         if not takes(x) or out.dtype not in ELEMENTS or out.requires_grad:
             return None
         base = out.contiguous()
         total = torch.empty_like(base)
-        run(
-            self.stack,
-            self._address,
-            None,
-            x,
-            self.width,
-            total,
-            base=base,
-            is_approximate=self.is_approximate,
-        )
+        run(self.stack, self._with(others), owners, x, total, base=base)
         return total
 
-    def together(self, others: Sequence[CompiledSlot], owners: Tensor, x: Tensor) -> Update | None:
-        """Returns the update of tokens that go their own ways over one stack; see `Fused`."""
-        if not takes(x):
-            return None
-        slots = [self, *others]
-        routers = (RouterStruct * len(slots))(*(slot.struct for slot in slots))
-        address = ctypes.cast(routers, ctypes.POINTER(RouterStruct))
-        width = max(slot.width for slot in slots)
-        permitted = all(slot.is_approximate for slot in slots)
-        return call(self.stack, address, owners, x, width, is_approximate=permitted)
+    def _with(self, others: Sequence[CompiledSlot]) -> Joined:
+        """Returns its router and those of others; made once for the same ones."""
+        if self._joined.others != tuple(others):
+            self._joined = join(self, others)
+        return self._joined
+
+
+class Joined(NamedTuple):
+    """The routers of one slot and others, as the operator reads them.
+
+    Attributes:
+        others: the other slots.
+        address: of the array of their routers.
+        width: the most adapters that a token can have.
+        is_approximate: all of them permit it.
+    """
+
+    others: tuple[CompiledSlot, ...]
+    address: ctypes._Pointer[RouterStruct]
+    width: int
+    is_approximate: bool
+
+
+def join(first: CompiledSlot, others: Sequence[CompiledSlot]) -> Joined:
+    """Returns the routers of slots over one stack."""
+    slots = (first, *others)
+    routers = (RouterStruct * len(slots))(*(slot.struct for slot in slots))
+    return Joined(
+        tuple(others),
+        ctypes.cast(routers, ctypes.POINTER(RouterStruct)),
+        max(slot.width for slot in slots),
+        all(slot.is_approximate for slot in slots),
+    )
 
 
 def takes(x: Tensor) -> bool:
@@ -103,62 +129,39 @@ def width_of(router: Router, n: int) -> int:
     return min(router.top_k, n) if isinstance(router, Arrow) else 1
 
 
-def call(
-    stack: CompiledStack,
-    routers: ctypes._Pointer[RouterStruct],
-    router_of: Tensor | None,
-    x: Tensor,
-    width: int,
-    *,
-    is_approximate: bool,
-) -> Update:
-    """Runs the operator.
-
-    Args:
-        stack: the module's adapters.
-        routers: one, or an array of them.
-        router_of: the router of each token, -1 for none, (T,) int32; None where all have the first.
-        x: inputs; (T, D_in).
-        width: the most adapters that a token can have.
-        is_approximate: whether every router permits that an adapter may be missed.
-    """
-    n_tokens = x.shape[0]
-    rows = torch.empty((n_tokens, width), dtype=torch.long)
-    scores, weights = torch.empty((n_tokens, width)), torch.empty((n_tokens, width))
-    total = torch.empty((n_tokens, stack.d_out))
-    choice = (rows, scores, weights)
-    run(stack, routers, router_of, x, width, total, choice=choice, is_approximate=is_approximate)
-    return Update(total, rows, scores, weights)
-
-
 def run(
     stack: CompiledStack,
-    routers: ctypes._Pointer[RouterStruct],
+    routers: Joined,
     router_of: Tensor | None,
     x: Tensor,
-    width: int,
     total: Tensor,
     *,
     base: Tensor | None = None,
     choice: tuple[Tensor, Tensor, Tensor] | None = None,
-    is_approximate: bool,
 ) -> None:
-    """Fills `total` (T, D_out) with the updates, or with base plus them, and `choice` if asked.
+    """Runs the operator; all tensors but x are contiguous.
 
-    The other arguments are those of `call`; all tensors but x are contiguous.
+    Args:
+        stack: the module's adapters.
+        routers: what chooses among them.
+        router_of: the router of each token, -1 for none, (T,) int32; None where all have the first.
+        x: inputs; (T, D_in).
+        total: takes the updates, or base plus them; (..., D_out), T tokens.
+        base: what they are added to; as total.
+        choice: take the rows, int64, the scores and the weights; (T, width) each.
     """
     loaded = build().loaded
     assert loaded is not None
     x = x.contiguous()
     n_tokens = x.shape[0]
-    stack.prepare(n_tokens, is_approximate=is_approximate)
+    stack.prepare(n_tokens, is_approximate=routers.is_approximate)
     rows, scores, weights = choice or (None, None, None)
     struct = CallStruct(
         x.data_ptr(),
         ELEMENTS[x.dtype],
         torch.get_num_threads(),
         n_tokens,
-        width,
+        routers.width,
         _address(router_of),
         _address(rows),
         _address(scores),
@@ -166,9 +169,9 @@ def run(
         _address(base),
         total.data_ptr(),
         ELEMENTS[total.dtype],
-        is_approximate,
+        routers.is_approximate,
     )
-    if loaded.lag_route(stack.address, routers, ctypes.byref(struct)):
+    if loaded.lag_route(stack.address, routers.address, ctypes.byref(struct)):
         raise MemoryError(f"no memory to route {n_tokens} tokens over {stack.n} adapters")
     stack.trim()
 

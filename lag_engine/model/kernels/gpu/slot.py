@@ -50,22 +50,28 @@ class DeviceSlot:
         every = torch.ones(stack.n, dtype=torch.bool, device=device)
         self.allowed = (every if allowed is None else allowed).to(torch.uint8)
 
-    def update(self, x: Tensor) -> Update | None:
-        """Returns the update of every token, or None for inputs it cannot take; x is (T, D_in)."""
-        return launch.update(self._alone(x)) if takes(x) else None
+    def update(
+        self, x: Tensor, *, others: Sequence[DeviceSlot] = (), owners: Tensor | None = None
+    ) -> Update | None:
+        """Returns the update of every token, or None for inputs it cannot take; see `Fused`."""
+        return launch.update(self._call(x, others, owners)) if takes(x) else None
 
-    def added(self, out: Tensor, x: Tensor) -> Tensor | None:
+    def added(
+        self,
+        out: Tensor,
+        x: Tensor,
+        *,
+        others: Sequence[DeviceSlot] = (),
+        owners: Tensor | None = None,
+    ) -> Tensor | None:
         """Returns `out` plus the update of every token, in its dtype; see `Fused`."""
         if not takes(x) or out.dtype not in ELEMENTS or out.requires_grad:
             return None
-        return launch.added(self._alone(x), out.contiguous())
+        return launch.added(self._call(x, others, owners), out.contiguous())
 
-    def together(self, others: Sequence[DeviceSlot], owners: Tensor, x: Tensor) -> Update | None:
-        """Returns the update of tokens that go their own ways over one stack; see `Fused`."""
-        if not takes(x):
-            return None
+    def _call(self, x: Tensor, others: Sequence[DeviceSlot], owners: Tensor | None) -> Call:
         slots = (self, *others)
-        call = Call(
+        return Call(
             x.contiguous(),
             self.stack,
             owners,
@@ -74,12 +80,6 @@ class DeviceSlot:
             n_candidates=max(slot.n_candidates for slot in slots),
             width=max(slot.width for slot in slots),
         )
-        return launch.update(call)
-
-    def _alone(self, x: Tensor) -> Call:
-        routers, allowed = self.row.unsqueeze(0), self.allowed.unsqueeze(0)
-        x = x.contiguous()
-        return Call(x, self.stack, None, routers, allowed, self.n_candidates, self.width)
 
 
 def takes(x: Tensor) -> bool:
