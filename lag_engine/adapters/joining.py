@@ -21,9 +21,9 @@ from lag_engine.adapters.spectral import SpectralForm, to_spectral_batched
 from lag_engine.adapters.stack import ModuleShape
 from lag_engine.errors import AdapterFormatError
 
-# Half a MiB in float64: more leaves the processor's cache, and is given back to the system and
-# cleared by it again for every adapter.
-_ELEMENTS_AT_ONCE = 1 << 16
+# A MiB in float64: more leaves the processor's cache, and is given back to the system and cleared
+# by it again for every adapter.
+_ELEMENTS_AT_ONCE = 1 << 17
 
 
 class Newcomer(NamedTuple):
