@@ -3,38 +3,19 @@
 from __future__ import annotations
 
 import json
-import math
 import pickle
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
 from torch import Tensor
 
 from lag_engine.errors import AdapterFormatError
 
 SAFETENSORS_NAME = "adapter_model.safetensors"
 PICKLE_NAME = "adapter_model.bin"
-
-# What safetensors files call their dtypes.
-_TYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
-    "F8_E5M2": torch.float8_e5m2,
-    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
 
 _LFS_MARK = b"version https://git-lfs.github.com/spec/"
 
@@ -85,44 +66,36 @@ def _find(folder: Path, *, allow_pickle: bool) -> Path:
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Reads the file at once; the tensors are views of what was read."""
-    content = torch.from_numpy(np.fromfile(path, dtype=np.uint8))
+    content = path.read_bytes()
+    _refuse_truncated(path, content)
     try:
-        start, entries = _header(content)
-        ends = [entry["data_offsets"][1] for entry in entries.values()]
-        _refuse_truncated(path, content.shape[0], start + max(ends, default=0))
-        return {name: _tensor(content[start:], **entry) for name, entry in entries.items()}
-    except (ValueError, TypeError, AttributeError, LookupError, RuntimeError) as error:
-        raise _corrupt(path, f"a header that cannot be read ({error})") from error
+        tensors: dict[str, Tensor] = load(content)
+    except SafetensorError as error:
+        raise _corrupt(path, str(error)) from error
+    return tensors
 
 
-def _header(content: Tensor) -> tuple[int, dict[str, Any]]:
-    """Returns where the data begin, and each tensor's entry; none where the header is cut off."""
-    start = 8 + int.from_bytes(content[:8].numpy(), "little")
-    if not 8 < start <= content.shape[0]:
-        return start, {}
-    entries: dict[str, Any] = json.loads(content[8:start].numpy().tobytes())
-    return start, {name: entry for name, entry in entries.items() if name != "__metadata__"}
-
-
-def _refuse_truncated(path: Path, n_bytes: int, expected: int) -> None:
+def _refuse_truncated(path: Path, content: bytes) -> None:
     """A truncated file says so by itself: the header knows how long the file must be."""
-    if n_bytes < max(expected, 9):
+    header_end = 8 + int.from_bytes(content[:8], "little")
+    expected = header_end
+    if 8 < header_end <= len(content):
+        expected += _data_length(path, content[8:header_end])
+    if len(content) < max(expected, 9):
         raise AdapterFormatError(
             f"Expected {path} to hold {expected:,} bytes, as its header says",
-            f"found {n_bytes:,}: the file is truncated (or no safetensors file at all)",
+            f"found {len(content):,}: the file is truncated (or no safetensors file at all)",
             "copy or download it again",
         )
 
 
-def _tensor(data: Tensor, dtype: str, shape: list[int], data_offsets: list[int]) -> Tensor:
-    """Returns one tensor; an offset that its dtype cannot be read at costs a copy."""
-    kind, (start, end) = _TYPES[dtype], data_offsets
-    if not 0 <= start <= end or end - start != math.prod(shape) * kind.itemsize:
-        raise ValueError(f"{end - start} bytes for {shape} in {dtype}")
-    raw = data[start:end]
-    is_aligned = raw.data_ptr() % kind.itemsize == 0
-    return (raw if is_aligned else raw.clone()).view(kind).view(shape)
+def _data_length(path: Path, header: bytes) -> int:
+    try:
+        entries = json.loads(header)
+        ends = [e["data_offsets"][1] for name, e in entries.items() if name != "__metadata__"]
+        return int(max(ends, default=0))
+    except (ValueError, TypeError, AttributeError, LookupError) as error:
+        raise _corrupt(path, f"a header that cannot be read ({error})") from error
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:

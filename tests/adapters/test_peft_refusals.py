@@ -149,7 +149,7 @@ def test_an_entry_that_describes_no_tensor_is_a_corrupt_header(peft_folder, entr
     folder = peft_folder()
     path = folder / "adapter_model.safetensors"
     path.write_bytes(with_header(path.read_bytes(), {"lora_A": entry}))
-    with pytest.raises(AdapterFormatError, match="header"):
+    with pytest.raises(AdapterFormatError, match=r"header|deserializ"):
         read_peft(folder)
 
 
