@@ -29,7 +29,7 @@ def threads_sections(reports: Mapping[str, Report]) -> Iterator[str]:
     ]
     if lines:
         yield (
-            "## Two compute threads\n\nTime of the wall, nothing else running; `base` and `lag`: "
+            "## Two compute threads\n\nWall time, other work paused; `base` and `lag`: "
             "how many times as fast as their one thread in the same run.\n\n"
             + markdown(headings, lines)
         )
