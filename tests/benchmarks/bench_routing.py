@@ -30,7 +30,7 @@ from mttl_peer import facts_of
 from peers import OF_MTTL, OURS, peer_of
 from plot import draw_growth
 from rich.table import Table
-from targets import RANK, RETRIEVE_K, target_of
+from targets import APPROXIMATE, RANK, RETRIEVE_K, target_of
 from torch import nn
 from transformers import LlamaForCausalLM
 from works import WORKS, Variant, in_turns, work_of
@@ -39,8 +39,6 @@ from lag_engine import Plan
 from lag_engine.model.bank import AdapterBank
 from lag_engine.model.kernels import kernel_status
 from lag_engine.model.surgery import Surgery, install
-
-APPROXIMATE = "lag, approximate"
 
 SAME = ("shape", "dtype", "store", "modules")
 """Options that every result of a run shares."""

@@ -17,8 +17,8 @@ from threads_table import has_threads, threads_sections
 
 HERE = Path(__file__).parent
 RESULTS, NOTES, PAGE = HERE / "results", HERE / "notes.md", HERE / "RESULTS.md"
-RECALL, EXACT_SHARE = 0.999, 0.25
-"""Of the exact winner; and what an exact scan in int8 reads of the float32 arrow vectors."""
+RECALL = 0.999
+"""Of the exact winner, where plans may miss an adapter."""
 
 MANY = 10_000
 """Adapters that the rows about large libraries mean."""
@@ -151,21 +151,38 @@ def _memory_lines(file: str, report: Report) -> Iterator[Line]:
 
 
 def _index_lines(file: str, report: Report) -> Iterator[Line]:
-    rows = [row for row in report["results"] if row["library"] == "trained"]
-    enough = sorted(
-        (share, index)
-        for index in {row["index"] for row in rows}
-        if min(row["recall"] for row in rows if row["index"] == index) >= RECALL
-        for share in [max(row["share"] for row in rows if row["index"] == index)]
-    )
-    measured = f"{enough[0][0]:.2f} ({enough[0][1]})" if enough else "none reaches the recall"
-    yield Line(
-        f"coarse index with recall >= {RECALL} on trained adapters: share read of float32 vectors",
-        f"< {EXACT_SHARE} (exact int8)",
-        measured,
-        bool(enough) and enough[0][0] < EXACT_SHARE,
-        file,
-    )
+    names = {"trained": "trained adapters", "mixed pairs (synthetic)": "mixtures of their pairs"}
+    for library, name in names.items():
+        rows = [row for row in report["results"] if row["library"] == library]
+        found = [row for row in rows if row["index"] == "4 bits, operator"]
+        exact = {row["module"]: row["share"] for row in rows if row["index"] == "int8, exact"}
+        least = min(row["recall"] for row in found)
+        read = max(row["share"] / exact[row["module"]] for row in found)
+        yield Line(
+            f"approximate: recall of the exact winner, {rows[0]['adapters']:,} {name}, the worst "
+            f"module (reads {read:.2f} of the exact scan)",
+            f">= {RECALL}",
+            f"{least:.4f}",
+            least >= RECALL,
+            file,
+        )
+
+
+def _cache_lines(file: str, report: Report) -> Iterator[Line]:
+    most = report["targets"]["resident_bytes"]
+    for row in report["results"]:
+        if row["bound_mb"] is None:
+            continue
+        over = row["decoded_bytes"] - row["arrow_bytes"] - row["bound_mb"] * 10**6
+        yield Line(
+            f"resident memory above arrow vectors and a cache of {row['bound_mb']:,} MB, "
+            f"{row['adapters']:,} adapters, after decoding (x {row['of_unbounded']['median']:.2f} "
+            "of the time without a bound)",
+            f"<= {most / 1e6:.0f} MB",
+            f"{over / 1e6:.0f} MB",
+            over <= most,
+            file,
+        )
 
 
 _LINES = {
@@ -173,6 +190,7 @@ _LINES = {
     "bench_library": _library_lines,
     "bench_memory": _memory_lines,
     "bench_index": _index_lines,
+    "bench_cache": _cache_lines,
 }
 
 
