@@ -158,6 +158,16 @@ class LAGEngine:
             AdapterMismatchError: the library was made for another base model.
             LibraryError: the library cannot be opened.
         """
+        if model == TINY and library is None:
+            from lag_engine import tiny
+
+            library = tiny.library_path()
+        if isinstance(library, str | Path):  # what is wrong with it is told before a long loading
+            AdapterLibrary.open(
+                library,
+                read_only=options.get("read_only", True),
+                factor_cache_bytes=options.get("factor_cache_bytes"),
+            ).close()
         loaded = load(
             model,
             device=device,
@@ -166,10 +176,6 @@ class LAGEngine:
             revision=revision,
             trust_remote_code=trust_remote_code,
         )
-        if model == TINY and library is None:
-            from lag_engine import tiny
-
-            library = tiny.library_path()
         return cls(loaded.model, loaded.tokenizer, library, name=loaded.name, **options)
 
     @property

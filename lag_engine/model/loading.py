@@ -66,11 +66,11 @@ def load(
         ModelError: nothing loadable is there, weights are missing from it, or a setting is unknown.
     """
     source = resolve(model)
-    where = _device(device)
+    where, width, bits = _device(device), _dtype(dtype), _quantization(quantization)
     options: dict[str, Any] = {"revision": revision} if revision else {}
     options["trust_remote_code"] = trust_remote_code
     tokenizer = _load_tokenizer(source, options)
-    network = _load_network(source, where, _dtype(dtype), _quantization(quantization), options)
+    network = _load_network(source, where, width, bits, options)
     if dtype == "auto" and quantization is None:
         network = _widened(network, where)
     return LoadedModel(network.eval(), tokenizer, str(model))
@@ -204,10 +204,12 @@ def _quantization(quantization: str | None) -> BitsAndBytesConfig | None:
 def _not_loadable(what: str, source: str, error: Exception) -> ModelError:
     is_folder = Path(source).is_dir()
     is_offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
-    action = "Check the files of the folder" if is_folder else "Check the id, and access to the hub"
-    if difflib.get_close_matches(source, [TINY]):
+    action = "Check the id and the network; with HF_HUB_OFFLINE=1 the hub is not waited for"
+    if is_folder:
+        action = "Check the files of the folder"
+    elif difflib.get_close_matches(source, [TINY]):
         action = f"Did you mean '{TINY}', the model that ships with the package?"
-    elif is_offline and not is_folder:
+    elif is_offline:
         action = "Unset HF_HUB_OFFLINE or download the model first, or pass a model folder"
     first_line = str(error).strip().splitlines()[0] if str(error).strip() else ""
     return ModelError(

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lag_engine.adapters.library import AdapterLibrary
-from lag_engine.errors import ModelError
+from lag_engine.errors import LibraryError, ModelError
 from lag_engine.model.engine import LAGEngine
 from lag_engine.model.loading import load, resolve
 
@@ -75,6 +75,16 @@ def test_a_hub_id_that_cannot_be_reached_says_so(offline):
     with pytest.raises(ModelError, match="HF_HUB_OFFLINE") as caught:
         LAGEngine.from_pretrained("nobody/no-such-model")
     assert "hub repository 'nobody/no-such-model'" in str(caught.value)
+
+
+@pytest.mark.parametrize("bound", [-1, 0.5, "x"])
+def test_a_wrong_library_or_bound_is_told_before_the_model_is_looked_for(folder, tmp_path, bound):
+    path = tmp_path / "library"
+    AdapterLibrary.create(path, base_model=folder).close()
+    with pytest.raises(LibraryError, match=f"factor_cache_bytes.*Found {bound!r}"):
+        LAGEngine.from_pretrained("/nowhere", library=path, factor_cache_bytes=bound)
+    with pytest.raises(LibraryError, match="Expected an adapter library"):
+        LAGEngine.from_pretrained("/nowhere", library=tmp_path / "none")
 
 
 def test_a_checkpoint_with_missing_weights_is_refused(folder):
