@@ -24,9 +24,11 @@ def doctor() -> None:
     table = Table(show_header=False, box=None)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    for label, text in _facts():
-        table.add_row(label, text)
-    out.print(table)
+    try:
+        for label, text in _facts():
+            table.add_row(label, text)
+    finally:  # what could be found out stands above what is wrong
+        out.print(table)
 
 
 def _facts() -> Iterator[tuple[str, str]]:
