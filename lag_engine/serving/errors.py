@@ -86,6 +86,8 @@ async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
         place, found = "", f"{first['msg']} at character {first['loc'][-1]}"
     else:
         place, found = ".".join(str(p) for p in first["loc"] if p != "body"), str(first["msg"])
+        if first["type"] != "missing":  # then the input is what lacks it
+            found = f"{first['input']!r:.80}. {found}"
     told = LagError(
         f"Expected a valid request{f', but `{place}` is not' if place else ''}",
         f"Found: {found}",

@@ -65,26 +65,27 @@ def test_a_mistake_is_told_before_anything_is_sent(client, fields, status, code,
 
 
 @pytest.mark.parametrize(
-    ("fields", "param"),
+    ("fields", "param", "found"),
     [
-        ({"messages": []}, "messages"),
-        ({"messages": None}, "messages"),
-        ({"model": 5}, "model"),
-        ({"n": 0}, "n"),
-        ({"max_tokens": 0}, "max_tokens"),
-        ({"top_logprobs": 21}, "top_logprobs"),
-        ({"lag": {"adaptors": ["qa"]}}, "lag.adaptors"),
-        ({"lag": {"options": {"k": 1}}}, "lag.options.k"),
-        ({"lag": {"trace": "all"}}, "lag.trace"),
+        ({"messages": []}, "messages", "[]"),
+        ({"messages": None}, "messages", "None"),
+        ({"model": 5}, "model", "5"),
+        ({"n": 0}, "n", "0"),
+        ({"max_tokens": 0}, "max_tokens", "0"),
+        ({"top_logprobs": 21}, "top_logprobs", "21"),
+        ({"lag": {"adaptors": ["qa"]}}, "lag.adaptors", "['qa']"),
+        ({"lag": {"options": {"k": 1}}}, "lag.options.k", "1"),
+        ({"lag": {"trace": "all"}}, "lag.trace", "'all'"),
     ],
     ids=str,
 )
-def test_a_malformed_request_names_its_field(client, fields, param):
+def test_a_malformed_request_names_its_field_and_what_stands_there(client, fields, param, found):
     reply = client.post(CHAT, json={"model": "pico", "messages": HELLO, **fields})
     assert reply.status_code == 400
     error = reply.json()["error"]
     assert error["param"] == param
     assert f"`{param}`" in error["message"]
+    assert f"Found: {found}. " in error["message"]
 
 
 def test_what_is_no_json_is_told_as_such(client):
