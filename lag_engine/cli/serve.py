@@ -12,13 +12,8 @@ from lag_engine.cli.console import err, out
 from lag_engine.errors import LagError
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
-
     from lag_engine.model.engine import LAGEngine
     from lag_engine.serving import ModelNames
-
-SECONDS_TO_FINISH = 3
-"""After Ctrl-C, running answers have this long before they are cut."""
 
 LogLevel = Literal["critical", "error", "warning", "info", "debug"]
 
@@ -56,7 +51,7 @@ def serve(
     listener = _listen(host, port)
     with listener:
         from lag_engine.model.engine import LAGEngine
-        from lag_engine.serving import ModelNames, create_app
+        from lag_engine.serving import ModelNames, WebServer, create_app
 
         if quiet:
             _hide_progress()
@@ -71,7 +66,8 @@ def serve(
                 app = mount_inspector(app, engine, names)
             if not quiet:
                 _welcome(engine, names, _address(listener), has_inspector=inspector)
-            _run(app, listener, log_level)
+            WebServer(app, engine, log_level=log_level).run(sockets=[listener])
+    err.print()  # after the terminal's ^C
     if not quiet:
         out.print("Stopped.")
 
@@ -91,17 +87,6 @@ def _listen(host: str, port: int) -> socket.socket:
             f"found that it cannot be: {error.strerror or error}",
             "choose another --port (0 takes a free one), or another --host",
         ) from error
-
-
-def _run(app: FastAPI, listener: socket.socket, log_level: LogLevel) -> None:
-    """Serves until Ctrl-C or a signal to end."""
-    import uvicorn
-
-    config = uvicorn.Config(app, log_level=log_level, timeout_graceful_shutdown=SECONDS_TO_FINISH)
-    try:
-        uvicorn.Server(config).run(sockets=[listener])
-    except KeyboardInterrupt:  # uvicorn has ended in order, and passes the signal on
-        err.print()
 
 
 def _address(listener: socket.socket) -> str:

@@ -14,8 +14,14 @@ if TYPE_CHECKING:
     from lag_engine.serving.api import create_app
     from lag_engine.serving.inspector import mount_inspector
     from lag_engine.serving.names import ModelNames
+    from lag_engine.serving.web_server import WebServer
 
-_HOMES = {"ModelNames": "names", "create_app": "api", "mount_inspector": "inspector"}
+_HOMES = {
+    "ModelNames": "names",
+    "WebServer": "web_server",
+    "create_app": "api",
+    "mount_inspector": "inspector",
+}
 _EXTRAS = {
     "fastapi": ("server", "serve"),
     "starlette": ("server", "serve"),
@@ -25,7 +31,7 @@ _EXTRAS = {
 }
 """Package: the part that needs it, and the extra that brings it."""
 
-__all__ = ["ModelNames", "create_app", "mount_inspector"]
+__all__ = ["ModelNames", "WebServer", "create_app", "mount_inspector"]
 
 
 def __getattr__(name: str) -> Any:

@@ -40,17 +40,20 @@ _KINDS: tuple[tuple[type[LagError], int, str | None], ...] = (
 """The first that fits decides; any other LagError is the server's own trouble."""
 
 
-def status_of(error: BaseException) -> int:
-    """The HTTP status that tells this error."""
-    return next((int(s) for kind, s, _ in _KINDS if isinstance(error, kind)), 500)
+def as_json(error: Exception, engine: LAGEngine) -> tuple[dict[str, Any], int]:
+    """The error as clients read it, and its status.
 
-
-def body_of(error: BaseException) -> dict[str, Any]:
-    """The error as JSON; what went wrong inside the server is told to its log only."""
-    code = next((code for kind, _, code in _KINDS if isinstance(error, kind)), None)
-    if isinstance(error, LagError):
-        return _body(str(error), status_of(error), code=code)
-    return _body("The server failed; its log tells why.", 500)
+    What went wrong inside the server is told to its log only. When the engine is closed, no failure
+    is the client's.
+    """
+    if engine.is_closed:
+        return _CLOSED, HTTPStatus.SERVICE_UNAVAILABLE
+    fitting = ((int(status), code) for kind, status, code in _KINDS if isinstance(error, kind))
+    status, code = next(fitting, (500, None))
+    if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+        logger.error("A request failed", exc_info=error)
+    told = str(error) if isinstance(error, LagError) else "The server failed; its log tells why."
+    return _body(told, status, code=code), status
 
 
 def install_handlers(app: FastAPI, engine: LAGEngine) -> None:
@@ -58,25 +61,16 @@ def install_handlers(app: FastAPI, engine: LAGEngine) -> None:
 
     Args:
         app: gets the handlers.
-        engine: when it is closed, no failure is the client's.
+        engine: of the app.
     """
 
     async def on_error(request: Request, error: Exception) -> JSONResponse:
-        if engine.is_closed:
-            return JSONResponse(_CLOSED, HTTPStatus.SERVICE_UNAVAILABLE)
-        report(error)
-        return JSONResponse(body_of(error), status_of(error))
+        return JSONResponse(*as_json(error, engine))
 
     app.add_exception_handler(LagError, on_error)
     app.add_exception_handler(Exception, on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
-
-
-def report(error: BaseException) -> None:
-    """Logs what only the server's owner can mend."""
-    if status_of(error) == HTTPStatus.INTERNAL_SERVER_ERROR:
-        logger.error("A request failed", exc_info=error)
 
 
 async def _on_invalid(request: Request, error: Exception) -> JSONResponse:

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from lag_engine.aio import iterate
 from lag_engine.serving.conversation import chat_options, to_engine_messages
-from lag_engine.serving.errors import body_of, report
+from lag_engine.serving.errors import as_json
 from lag_engine.serving.metrics import Metrics
 from lag_engine.serving.pieces import ClientGoneError, Pieces, unless_gone
 from lag_engine.serving.replies import ChatReplies, CompletionReplies, Replies
@@ -107,7 +107,7 @@ class Service:
             await unless_gone(http, pieces.ready())
             if request.stream:
                 handed_over = True
-                return EventStream(replies, pieces, headers)
+                return EventStream(replies, pieces, headers, self.engine)
             generations = await unless_gone(http, pieces.generations())
             return JSONResponse(replies.whole(generations), headers=headers)
         except ClientGoneError:
@@ -128,10 +128,12 @@ class Service:
 class EventStream(StreamingResponse):
     """Pieces as server-sent events in OpenAI's form; ends the answers when the client hangs up."""
 
-    def __init__(self, replies: Replies, pieces: Pieces, headers: dict[str, str]) -> None:
+    def __init__(
+        self, replies: Replies, pieces: Pieces, headers: dict[str, str], engine: LAGEngine
+    ) -> None:
         self.pieces = pieces
         super().__init__(
-            _events(replies, pieces),
+            _events(replies, pieces, engine),
             headers={**headers, "cache-control": "no-cache"},
             media_type="text/event-stream",
         )
@@ -142,7 +144,7 @@ class EventStream(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-async def _events(replies: Replies, pieces: Pieces) -> AsyncIterator[str]:
+async def _events(replies: Replies, pieces: Pieces, engine: LAGEngine) -> AsyncIterator[str]:
     try:
         async for index, piece in pieces:
             for chunk in replies.chunks(index, piece):
@@ -150,8 +152,8 @@ async def _events(replies: Replies, pieces: Pieces) -> AsyncIterator[str]:
         for chunk in replies.last_chunks():
             yield _event(chunk)
     except Exception as error:  # the status is sent: the error can only be an event
-        report(error)
-        yield _event(body_of(error))
+        body, _ = as_json(error, engine)
+        yield _event(body)
     yield "data: [DONE]\n\n"
 
 

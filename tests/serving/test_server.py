@@ -17,8 +17,9 @@ import pytest
 import uvicorn
 from typer.testing import CliRunner
 
+from lag_engine import LAGEngine
 from lag_engine.cli import app as lag
-from lag_engine.serving import create_app
+from lag_engine.serving import WebServer, create_app
 
 CHAT = "/v1/chat/completions"
 BODY = {"model": "pico", "messages": [{"role": "user", "content": "Hi."}]}
@@ -128,6 +129,46 @@ def test_metrics_count_answers_and_tokens(server):
     assert server.get("/metrics").headers["content-type"].startswith("text/plain; version=0.0.4")
 
 
+@pytest.fixture
+def signals():
+    """Gives the handlers of Ctrl-C and `kill` back."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("signals")
+def test_after_ctrl_c_a_long_answer_is_ended_with_an_error_and_nothing_is_cut(
+    on_disk, monkeypatch, capsys
+):
+    monkeypatch.setattr("lag_engine.serving.web_server.SECONDS_TO_FINISH", 0.1)
+    engine = LAGEngine.from_pretrained(on_disk.model)
+    engine.model.register_forward_hook(lambda *_: time.sleep(0.05))
+    server = WebServer(create_app(engine, served_name="pico"), engine, log_level="warning")
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def ask():
+        host, port = listener.getsockname()
+        with (
+            httpx2.Client(base_url=f"http://{host}:{port}", timeout=20) as client,
+            client.stream("POST", CHAT, json={**BODY, "n": 20, "stream": True}) as reply,
+        ):
+            lines = reply.iter_lines()
+            next(lines)
+            os.kill(os.getpid(), signal.SIGINT)
+            return [line for line in lines if line]
+
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(ask)
+        server.run(sockets=[listener])
+        *_, error, done = asked.result()
+    assert "The server is closing" in error
+    assert done == "data: [DONE]"
+    assert capsys.readouterr().err == ""
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL, "another one ends the process"
+
+
 @contextmanager
 def served_by_command(*arguments):
     """Runs `lag serve` on a free port; yields the process, its welcome and a client."""
@@ -161,6 +202,19 @@ def test_lag_serve_says_what_it_serves_answers_offline_and_ends_with_ctrl_c():
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == 0
         assert "Stopped." in process.stdout.read()
+        assert "Traceback" not in process.stderr.read()
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_ends_lag_serve_at_once_and_without_a_traceback():
+    with served_by_command() as (process, _, client):
+        body = {**BODY, "model": "lag-auto", "stream": True, "n": 64, "max_tokens": 1000}
+        with client.stream("POST", "chat/completions", json=body) as reply:
+            next(reply.iter_lines())
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.3)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(2) == -signal.SIGINT
         assert "Traceback" not in process.stderr.read()
 
 
