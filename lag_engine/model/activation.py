@@ -63,21 +63,46 @@ class Group(NamedTuple):
             start += n_tokens
 
 
-class Layout(NamedTuple):
+class Layout:
     """All groups of a forward pass's tokens, and what every module asks of them.
 
-    Attributes:
+    Args:
         groups: tokens on the bare base are in none.
-        numbers: of their selections, in order.
+        n_tokens: how many the module gets.
+
+    Attributes:
+        numbers: of the groups' selections, in order.
         is_recorded: whether anybody wants to know what was chosen.
     """
 
-    groups: tuple[Group, ...] = ()
-    numbers: tuple[int, ...] = ()
-    is_recorded: bool = False
+    __slots__ = ("_owners", "groups", "is_recorded", "n_tokens", "numbers")
+
+    def __init__(self, groups: tuple[Group, ...], n_tokens: int) -> None:
+        self.groups, self.n_tokens = groups, n_tokens
+        self.numbers = tuple(group.selection.number for group in groups)
+        self.is_recorded = any(group.is_recorded for group in groups)
+        self._owners: dict[tuple[int, ...], Tensor] = {}
+
+    def owners(self, members: tuple[int, ...]) -> Tensor | None:
+        """Returns for each token which member it is of, -1 for none; (T,) int32.
+
+        None where all are the first one's.
+
+        Args:
+            members: which of the groups; they share no token.
+        """
+        first = self.groups[members[0]].tokens
+        if first is None:
+            return None
+        if members not in self._owners:
+            found = torch.full((self.n_tokens,), -1, dtype=torch.int32, device=first.device)
+            for owner, member in enumerate(members):
+                found[self.groups[member].tokens] = owner
+            self._owners[members] = found
+        return self._owners[members]
 
 
-NOTHING = Layout()
+NOTHING = Layout((), 0)
 
 
 class Activation:
@@ -100,7 +125,6 @@ class Activation:
         self.parts = tuple(parts)
         self._is_idle = not any(part.plan.selections for part in parts)
         self._layouts: dict[tuple[torch.Size, torch.device], Layout] = {}
-        self._owners: dict[tuple[torch.Size, torch.device, tuple[int, ...]], Tensor] = {}
 
     def layout(self, x: Tensor, module: str) -> Layout:
         """Returns the groups of a module's tokens.
@@ -115,32 +139,11 @@ class Activation:
         if self._is_idle:
             return NOTHING
         key = (x.shape[:-1], x.device)
-        if key not in self._layouts:
-            groups = self._lay(x, module)
-            numbers = tuple(group.selection.number for group in groups)
-            is_recorded = any(group.is_recorded for group in groups)
-            self._layouts[key] = Layout(groups, numbers, is_recorded)
-        return self._layouts[key]
-
-    def owners(self, x: Tensor, members: tuple[int, ...]) -> Tensor | None:
-        """Returns for each token of a module which member it is of, -1 for none; (T,) int32.
-
-        None where all are the first one's.
-
-        Args:
-            x: the module's input; (..., D_in).
-            members: which of its groups; they share no token.
-        """
-        groups = self._layouts[x.shape[:-1], x.device].groups
-        if groups[members[0]].tokens is None:
-            return None
-        key = (x.shape[:-1], x.device, members)
-        if key not in self._owners:
-            found = torch.full((x.shape[:-1].numel(),), -1, dtype=torch.int32, device=x.device)
-            for owner, member in enumerate(members):
-                found[groups[member].tokens] = owner
-            self._owners[key] = found
-        return self._owners[key]
+        found = self._layouts.get(key)
+        if found is None:
+            found = Layout(self._lay(x, module), x.shape[:-1].numel())
+            self._layouts[key] = found
+        return found
 
     def _lay(self, x: Tensor, module: str) -> tuple[Group, ...]:
         lengths = self._lengths(x.shape[:-1], module)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from lag_engine.model.activation import NOTHING
 from lag_engine.model.resolved import CHUNK_TOKENS, RoutedSlot
 from lag_engine.routing import GROUPED, Form, Update
 
@@ -101,43 +100,46 @@ class RoutedLinear(nn.Module):
         """
         out: Tensor = self.base(x, *args, **kwargs)
         active = self._plans.current
-        layout = NOTHING if active is None else active.layout(x, self.name)
-        if active is None or not layout.groups:
+        if active is None:
             return out
-        tokens = x.reshape(-1, x.shape[-1])  # (T, D_in)
-        ways = self._ways_of(layout, x.device)
-        if ways.only is not None and not layout.is_recorded and len(tokens) <= CHUNK_TOKENS:
-            owners = active.owners(x, ways.only.members)
-            added = ways.only.first.added(out, tokens, others=ways.only.others, owners=owners)
+        layout = active.layout(x, self.name)
+        if not layout.groups:
+            return out
+        ways = self._ways
+        if ways is None or ways.numbers != layout.numbers:
+            ways = self._ways = self._find_ways(layout, x.device)
+        only = ways.only
+        if only is not None and not layout.is_recorded and layout.n_tokens <= CHUNK_TOKENS:
+            owners = layout.owners(only.members)
+            added = only.first.added(out, x, others=only.others, owners=owners)
             if added is not None:
                 return added
+        return self._add_groups(out, x.reshape(-1, x.shape[-1]), layout, ways)
+
+    def _find_ways(self, layout: Layout, device: torch.device) -> Ways:
+        """Returns what the selections do here."""
+        found = [group.selection.active(self.name, device) for group in layout.groups]
+        sets = self._sets(found)
+        n_active = sum(slot is not None for slot in found)
+        is_all = len(sets) == 1 and len(sets[0].members) == n_active
+        return Ways(layout.numbers, sets, sets[0] if is_all else None)
+
+    def _add_groups(self, out: Tensor, x: Tensor, layout: Layout, ways: Ways) -> Tensor:
+        """Returns the base's output plus the updates of all groups; x is (T, D_in)."""
         done: set[int] = set()
         total = None  # (T, D_out), of all slots and plans
         if len(layout.groups) > 1:
-            total = self._add_together(tokens, x, layout, ways, done)
+            total = self._add_together(x, layout, ways, done)
         for index, group in enumerate(layout.groups):
             if index not in done:
-                total = self._add(total, tokens, group)
+                total = self._add(total, x, group)
         return out if total is None else out + total.to(out.dtype).view(out.shape)
 
-    def _ways_of(self, layout: Layout, device: torch.device) -> Ways:
-        """Returns what the selections do here; found once for the same ones."""
-        if self._ways is None or self._ways.numbers != layout.numbers:
-            found = [group.selection.active(self.name, device) for group in layout.groups]
-            sets = self._sets(found)
-            n_active = sum(slot is not None for slot in found)
-            is_all = len(sets) == 1 and len(sets[0].members) == n_active
-            self._ways = Ways(layout.numbers, sets, sets[0] if is_all else None)
-        return self._ways
-
-    def _add_together(
-        self, tokens: Tensor, x: Tensor, layout: Layout, ways: Ways, done: set[int]
-    ) -> Tensor | None:
+    def _add_together(self, x: Tensor, layout: Layout, ways: Ways, done: set[int]) -> Tensor | None:
         """Returns the updates of groups that route over one stack, each set in one call.
 
         Args:
-            tokens: (T, D_in).
-            x: the same as the module got it.
+            x: (T, D_in).
             layout: of the module's tokens.
             ways: what its selections do here.
             done: takes the groups whose updates are in the result.
@@ -146,9 +148,7 @@ class RoutedLinear(nn.Module):
         for members, first, others in ways.sets:
             if not others:
                 continue
-            assert self._plans.current is not None
-            owners = self._plans.current.owners(x, members)
-            update = first.update(tokens, others=others, owners=owners)
+            update = first.update(x, others=others, owners=layout.owners(members))
             if update is None:
                 continue
             done.update(members)

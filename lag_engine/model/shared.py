@@ -23,10 +23,10 @@ def behind(basis: Tensor | None, x: Tensor) -> Tensor:
 
     Args:
         basis: (R, D_in).
-        x: (T, D_in).
+        x: (..., D_in).
 
     Returns:
-        (T, R) or (T, D_in).
+        (..., R) or (..., D_in).
     """
     if basis is None:
         return x
@@ -70,6 +70,6 @@ class SharedFused:
         others: Sequence[SharedFused] = (),
         owners: Tensor | None = None,
     ) -> Tensor | None:
-        """Returns `out` plus the update of every token; x is (T, D_in)."""
+        """Returns `out` plus the update of every token; x is (..., D_in)."""
         inner = [other.fused for other in others]
         return self.fused.added(out, behind(self._basis, x), others=inner, owners=owners)

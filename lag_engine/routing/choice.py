@@ -87,7 +87,7 @@ class Fused(Protocol):
 
         Args:
             out: (..., D_out), T tokens.
-            x: (T, D_in).
+            x: (..., D_in), the same tokens.
             others: as in `update`.
             owners: as in `update`.
 

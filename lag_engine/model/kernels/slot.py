@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 
-from lag_engine.model.kernels.build import build
 from lag_engine.model.kernels.structs import (
     ELEMENTS,
     KINDS,
@@ -31,7 +30,7 @@ MOST_CANDIDATES = 256
 
 
 class CompiledSlot:
-    """A router over one stack, ready to be called.
+    """A router over one stack, ready to be called; by one thread at a time.
 
     Args:
         router: what `is_compiled` accepts.
@@ -45,7 +44,7 @@ class CompiledSlot:
         self.struct = _struct(router, stack.n, allowed)
         self.is_approximate = bool(getattr(router, "approximate", False))
         self._allowed = allowed  # its memory is pointed to
-        self._joined = join(self, ())
+        self._joined = Joined(self, ())
 
     def update(
         self, x: Tensor, *, others: Sequence[CompiledSlot] = (), owners: Tensor | None = None
@@ -53,11 +52,11 @@ class CompiledSlot:
         """Returns the update of every token, or None for inputs it cannot take; see `Fused`."""
         if not takes(x):
             return None
-        routers, n_tokens = self._with(others), x.shape[0]
-        rows = torch.empty((n_tokens, routers.width), dtype=torch.long)
-        scores, weights = (torch.empty((n_tokens, routers.width)) for _ in range(2))
+        joined, n_tokens = self._with(others), x.shape[0]
+        rows = torch.empty((n_tokens, joined.width), dtype=torch.long)
+        scores, weights = (torch.empty((n_tokens, joined.width)) for _ in range(2))
         total = torch.empty((n_tokens, self.stack.d_out))
-        run(self.stack, routers, owners, x, total, choice=(rows, scores, weights))
+        joined.run(x, owners, total, choice=(rows, scores, weights))
         return Update(total, rows, scores, weights)
 
     def added(
@@ -73,47 +72,82 @@ class CompiledSlot:
             return None
         base = out.contiguous()
         total = torch.empty_like(base)
-        run(self.stack, self._with(others), owners, x, total, base=base)
+        self._with(others).run(x, owners, total, base)
         return total
 
     def _with(self, others: Sequence[CompiledSlot]) -> Joined:
         """Returns its router and those of others; made once for the same ones."""
-        if self._joined.others != tuple(others):
-            self._joined = join(self, others)
+        if self._joined.others is not others and self._joined.others != tuple(others):
+            self._joined = Joined(self, tuple(others))
         return self._joined
 
 
-class Joined(NamedTuple):
-    """The routers of one slot and others, as the operator reads them.
+class Joined:
+    """The routers of one slot and others over its stack, and the operator's one call of them.
+
+    What the operator is handed is kept and filled anew for each call, of which a model's forward
+    pass makes one after another: a token's way there counts.
+
+    Args:
+        first: of the slots.
+        others: the rest.
 
     Attributes:
-        others: the other slots.
-        address: of the array of their routers.
         width: the most adapters that a token can have.
-        is_approximate: all of them permit it.
     """
 
-    others: tuple[CompiledSlot, ...]
-    address: ctypes._Pointer[RouterStruct]
-    width: int
-    is_approximate: bool
+    def __init__(self, first: CompiledSlot, others: tuple[CompiledSlot, ...]) -> None:
+        slots = (first, *others)
+        self.others = others
+        self.width = max(slot.width for slot in slots)
+        self._stack = first.stack
+        self._routers = (RouterStruct * len(slots))(*(slot.struct for slot in slots))
+        self._is_approximate = all(slot.is_approximate for slot in slots)
+        self._call = CallStruct(width=self.width, is_approximate=self._is_approximate)
+        self._addresses = (
+            ctypes.addressof(first.stack.struct),
+            ctypes.addressof(self._routers),
+            ctypes.addressof(self._call),
+        )
 
+    def run(
+        self,
+        x: Tensor,
+        router_of: Tensor | None,
+        total: Tensor,
+        base: Tensor | None = None,
+        choice: tuple[Tensor, Tensor, Tensor] | None = None,
+    ) -> None:
+        """Runs the operator; all tensors but x are contiguous.
 
-def join(first: CompiledSlot, others: Sequence[CompiledSlot]) -> Joined:
-    """Returns the routers of slots over one stack."""
-    slots = (first, *others)
-    routers = (RouterStruct * len(slots))(*(slot.struct for slot in slots))
-    return Joined(
-        tuple(others),
-        ctypes.cast(routers, ctypes.POINTER(RouterStruct)),
-        max(slot.width for slot in slots),
-        all(slot.is_approximate for slot in slots),
-    )
+        Args:
+            x: inputs; (..., D_in), T tokens.
+            router_of: the router of each token, -1 for none, (T,) int32; None where all have the
+                first.
+            total: takes the updates, or base plus them; (..., D_out).
+            base: what they are added to; as total.
+            choice: take the rows, int64, the scores and the weights; (T, width) each.
+        """
+        stack, call, x = self._stack, self._call, x.contiguous()
+        n_tokens = x.numel() // stack.d_in
+        stack.prepare(n_tokens, is_approximate=self._is_approximate)
+        call.x, call.x_element = x.data_ptr(), ELEMENTS[x.dtype]
+        call.n_threads, call.n_tokens = torch.get_num_threads(), n_tokens
+        call.router_of = None if router_of is None else router_of.data_ptr()
+        call.base = None if base is None else base.data_ptr()
+        call.total, call.total_element = total.data_ptr(), ELEMENTS[total.dtype]
+        call.rows = None
+        if choice is not None:
+            call.rows, call.scores, call.weights = (part.data_ptr() for part in choice)
+        if stack.route(*self._addresses):
+            raise MemoryError(f"no memory to route {n_tokens} tokens over {stack.n} adapters")
+        if stack.is_bounded:
+            stack.trim()
 
 
 def takes(x: Tensor) -> bool:
     """Whether the operator can read these inputs; it computes no gradients."""
-    return x.dtype in ELEMENTS and x.device.type == "cpu" and not x.requires_grad and x.shape[0] > 0
+    return x.dtype in ELEMENTS and x.is_cpu and not x.requires_grad and x.numel() > 0
 
 
 def is_compiled(router: Router, n: int) -> bool:
@@ -127,57 +161,6 @@ def is_compiled(router: Router, n: int) -> bool:
 def width_of(router: Router, n: int) -> int:
     """Returns how many adapters a token of the router can have."""
     return min(router.top_k, n) if isinstance(router, Arrow) else 1
-
-
-def run(
-    stack: CompiledStack,
-    routers: Joined,
-    router_of: Tensor | None,
-    x: Tensor,
-    total: Tensor,
-    *,
-    base: Tensor | None = None,
-    choice: tuple[Tensor, Tensor, Tensor] | None = None,
-) -> None:
-    """Runs the operator; all tensors but x are contiguous.
-
-    Args:
-        stack: the module's adapters.
-        routers: what chooses among them.
-        router_of: the router of each token, -1 for none, (T,) int32; None where all have the first.
-        x: inputs; (T, D_in).
-        total: takes the updates, or base plus them; (..., D_out), T tokens.
-        base: what they are added to; as total.
-        choice: take the rows, int64, the scores and the weights; (T, width) each.
-    """
-    loaded = build().loaded
-    assert loaded is not None
-    x = x.contiguous()
-    n_tokens = x.shape[0]
-    stack.prepare(n_tokens, is_approximate=routers.is_approximate)
-    rows, scores, weights = choice or (None, None, None)
-    struct = CallStruct(
-        x.data_ptr(),
-        ELEMENTS[x.dtype],
-        torch.get_num_threads(),
-        n_tokens,
-        routers.width,
-        _address(router_of),
-        _address(rows),
-        _address(scores),
-        _address(weights),
-        _address(base),
-        total.data_ptr(),
-        ELEMENTS[total.dtype],
-        routers.is_approximate,
-    )
-    if loaded.lag_route(stack.address, routers.address, ctypes.byref(struct)):
-        raise MemoryError(f"no memory to route {n_tokens} tokens over {stack.n} adapters")
-    stack.trim()
-
-
-def _address(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
 
 
 def _struct(router: Router, n: int, allowed: Tensor | None) -> RouterStruct:

@@ -45,6 +45,8 @@ class CompiledStack:
         places: where their factors and arrow vectors lie.
 
     Attributes:
+        route: the operator; see `slot.Joined`.
+        is_bounded: some files that factors lie in are held within bounds.
         reads_nibbles: whether approximate calls read four bits; others are exact.
     """
 
@@ -54,9 +56,10 @@ class CompiledStack:
         self.d_in, self.d_out = (of(nothing).shape[-1] for of in (stack.A, stack.B))
         self._stack = stack  # its memory is pointed to
         self._files = places.files
+        self.is_bounded = any(file.is_bounded for file in places.files)
         loaded = build().loaded
         assert loaded is not None
-        self._loaded = loaded
+        self._loaded, self.route = loaded, loaded.lag_route
         self._kept: dict[str, Tensor] = {}
         element = ELEMENTS[places.dtype]
         self.struct = StackStruct(
@@ -66,15 +69,15 @@ class CompiledStack:
             rank=stack.singular.shape[1],
             arrow_element=element,
             factor_element=element,
-            is_announced=any(file.is_bounded for file in places.files),
+            is_announced=self.is_bounded,
         )
         self._point(
             singular=stack.singular.float(),
             **{name: getattr(places, name) for name in ("A", "B", "arrow", "ranks")},
         )
-        self.address = ctypes.pointer(self.struct)
+        self._address = ctypes.addressof(self.struct)
         with self._scanned():
-            self.struct.reach = loaded.lag_reach(self.address)
+            self.struct.reach = loaded.lag_reach(self._address)
         is_large = self.n >= MANY_ROWS and self.d_in >= MANY_INPUTS
         self.reads_nibbles = is_large and bool(loaded.lag_reads_nibbles())
 
@@ -92,8 +95,7 @@ class CompiledStack:
 
     def trim(self) -> None:
         """Keeps what is held of mapped files within their bound; due after every call."""
-        if self._files:
-            self._files[0].trim()  # one bound for all of them
+        self._files[0].trim()  # one bound for all of them
 
     def _make_codes(self) -> None:
         stride = self.struct.code_stride = _padded(self.d_in)
@@ -112,7 +114,7 @@ class CompiledStack:
         scales, errors = torch.empty(self.n), torch.empty(self.n)
         numbers = (lines.data_ptr(), lines.shape[1], scales.data_ptr(), errors.data_ptr())
         with self._scanned():
-            write(self.address, torch.get_num_threads(), *numbers)
+            write(self._address, torch.get_num_threads(), *numbers)
         return scales, errors
 
     @contextmanager
@@ -132,7 +134,7 @@ class CompiledStack:
         halves = large_pages((self.n, stride), torch.bfloat16)
         errors = torch.empty(self.n)
         numbers = (halves.data_ptr(), stride, errors.data_ptr())
-        self._loaded.lag_halves(self.address, torch.get_num_threads(), *numbers)
+        self._loaded.lag_halves(self._address, torch.get_num_threads(), *numbers)
         lines = halves.data_ptr() + stride * halves.itemsize * torch.arange(self.n)
         self._kept["half_lines"] = halves
         self._point(half_errors=errors, halves=lines)

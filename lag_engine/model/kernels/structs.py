@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
+from ctypes import Structure, c_float, c_int32, c_int64, c_void_p
 
 import torch
 
@@ -83,9 +83,8 @@ class CallStruct(Structure):
 
 def declare(library: ctypes.CDLL) -> None:
     """Tells ctypes the signatures of the operator."""
-    library.lag_route.argtypes = (POINTER(StackStruct), POINTER(RouterStruct), POINTER(CallStruct))
-    library.lag_route.restype = ctypes.c_int
-    stack, numbers = POINTER(StackStruct), c_void_p
+    library.lag_route.argtypes, library.lag_route.restype = (c_void_p,) * 3, ctypes.c_int
+    stack = numbers = c_void_p
     library.lag_reach.argtypes, library.lag_reach.restype = (stack,), c_float
     for compact in (library.lag_codes, library.lag_nibbles):
         compact.argtypes = (stack, ctypes.c_int, numbers, c_int64, numbers, numbers)

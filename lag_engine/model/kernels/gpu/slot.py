@@ -72,7 +72,7 @@ class DeviceSlot:
     def _call(self, x: Tensor, others: Sequence[DeviceSlot], owners: Tensor | None) -> Call:
         slots = (self, *others)
         return Call(
-            x.contiguous(),
+            x.reshape(-1, x.shape[-1]).contiguous(),
             self.stack,
             owners,
             torch.stack([slot.row for slot in slots]),
@@ -84,7 +84,7 @@ class DeviceSlot:
 
 def takes(x: Tensor) -> bool:
     """Whether the kernels can read these inputs; they compute no gradients."""
-    return x.dtype in ELEMENTS and not x.requires_grad and len(x) > 0
+    return x.dtype in ELEMENTS and not x.requires_grad and x.numel() > 0
 
 
 def knows(router: Router, n: int) -> TypeGuard[LAG | Arrow]:
