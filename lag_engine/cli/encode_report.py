@@ -83,6 +83,13 @@ def show_translator(translated: bool | None) -> None:
         out.print("Translator: trained." if translated else "Translator: current.")
 
 
+def show_kept(n_current: int, n_passages: int) -> None:
+    """Prints what an encoding that was interrupted leaves."""
+    kept = f"{n_current} of {n_passages} passages are kept" if n_current else "nothing is kept yet"
+    text = f"Interrupted: {kept}. The same command goes on from there."
+    err.print(text, highlight=False, soft_wrap=True)
+
+
 def show_counts(counts: AugmentCounts, name: str) -> None:
     """Prints what became of the model's replies."""
     told = ", ".join(f"{n} {what.replace('_', ' ')}" for what, n in asdict(counts).items() if n)

@@ -7,7 +7,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lag_engine.cli.encode_method import EncodingMethod
-from lag_engine.cli.encode_report import Losses, show_counts, show_status
+from lag_engine.cli.encode_report import Losses, show_counts, show_kept, show_status
 from lag_engine.errors import LibraryError
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         Passage,
         SyncReport,
     )
+    from lag_engine.documents.encoder import PassageEncoder
     from lag_engine.documents.revisions import Augment
     from lag_engine.model.engine import LAGEngine
 
@@ -127,14 +128,27 @@ def bring_up_to_date(
             chain = steps.chain(writer)
             store, reader = DocumentStore(library), source.reader(engine)
             encoder = method.encoder(engine, chain, options)
-            report = store.sync(reader, encoder, collection=source.collection)
-            losses = _losses(store, report)
-            translated = _translate(engine, store, method, chain, options)
+            try:
+                report = store.sync(reader, encoder, collection=source.collection)
+                losses = _losses(store, report)
+                translated = _translate(engine, store, method, chain, options)
+            except KeyboardInterrupt:
+                _tell_kept(store, reader, encoder, source.collection)
+                raise
             store.close()
             if writer is not None:
                 show_counts(writer.counts, engine.name)
     unused = [] if steps.file is None else steps.file.unused(unread=report.failed)
     return Outcome(report, losses, unused, translated)
+
+
+def _tell_kept(
+    store: DocumentStore, reader: FolderReader, encoder: PassageEncoder, collection: str | None
+) -> None:
+    """Prints what of the folder is encoded, after Ctrl-C."""
+    name, revision = encoder.adapter_name, encoder.revision
+    found = store.status(reader, revision=revision, name=name, collection=collection)
+    show_kept(sum(d.n_current for d in found), sum(d.n_passages for d in found))
 
 
 def _losses(store: DocumentStore, report: SyncReport) -> Losses:

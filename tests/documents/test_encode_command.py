@@ -118,6 +118,30 @@ def test_a_file_that_cannot_be_read_is_an_error_after_the_others_are_done(
     assert len(documents(tmp_path)) == 3
 
 
+def test_ctrl_c_tells_what_is_kept_and_the_command_goes_on_from_there(
+    lag, model, tmp_path, monkeypatch
+):
+    n_left, add = 1, AdapterLibrary.add_many
+
+    def interrupted(*arguments, **options):
+        nonlocal n_left
+        n_left -= 1
+        if n_left < 0:
+            raise KeyboardInterrupt
+        return add(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lag_engine.documents.prag.LARGEST_GROUP", 2)
+        patch.setattr(AdapterLibrary, "add_many", interrupted)
+        told = lag("--model", model, code=130).stderr
+        assert "2 of 4 passages are kept. The same command goes on" in told
+        assert "Traceback" not in told
+    kept = documents(tmp_path)
+    assert len(kept) == 2
+    lag()
+    assert documents(tmp_path).items() > kept.items()
+
+
 def test_losses_are_logged(lag, model, tmp_path):
     lag("--model", model, "--loss-log", tmp_path / "losses.jsonl", "--epochs", 3)
     rows = [json.loads(line) for line in (tmp_path / "losses.jsonl").read_text().splitlines()]
