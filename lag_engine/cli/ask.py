@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,10 +13,15 @@ from lag_engine.cli.console import out
 from lag_engine.errors import PlanError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from lag_engine.model.engine import LAGEngine
     from lag_engine.model.generation import Generation
     from lag_engine.routing.plan import Plan
     from lag_engine.routing.trace import RoutingTrace
+
+MADE = ("dyprag", "dyprag+lag")
+"""Modes in which a text is no part of the prompt: an adapter is made of it."""
 
 
 def ask(
@@ -27,8 +33,8 @@ def ask(
     mode: Annotated[
         str | None,
         typer.Option(
-            help="base, arrow, spectr, lag, rag, prag, rag+lag, prag+lag, oracle, ...: see the "
-            "README. Default: lag, or rag+lag with --context."
+            help="base, arrow, spectr, lag, rag, prag, dyprag, rag+lag, prag+lag, oracle, ...: see "
+            "the README. Default: lag, or rag+lag with --context."
         ),
     ] = None,
     adapter: Annotated[
@@ -42,7 +48,11 @@ def ask(
         bool, typer.Option(help="Let retrieval miss an adapter now and then, for speed.")
     ] = False,
     context: Annotated[
-        list[Path] | None, typer.Option(help="A text file for the prompt; may be repeated.")
+        list[Path] | None,
+        typer.Option(
+            help="A text file for the prompt, or to make an adapter of in mode dyprag; may be "
+            "repeated."
+        ),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
@@ -52,15 +62,14 @@ def ask(
     """Ask a model one question."""
     from lag_engine.model.engine import LAGEngine
 
-    with LAGEngine.from_pretrained(model, library=library) as engine:
-        plan = _plan(
-            engine,
-            mode or ("rag+lag" if context else "lag"),
-            adapter or [],
-            score,
-            approximate=approximate,
-        )
-        prompt = _prompt(engine, _with_context(question, context or [], plan))
+    files = context or []
+    mode = mode or ("rag+lag" if files else "lag")
+    with (
+        LAGEngine.from_pretrained(model, library=library) as engine,
+        _made(engine, mode, files, adapter or []) as pinned,
+    ):
+        plan = _plan(engine, mode, pinned, score, approximate=approximate)
+        prompt = _prompt(engine, _with_context(question, files, plan))
         generation = _print_answer(
             engine,
             prompt,
@@ -74,10 +83,30 @@ def ask(
         _print_routing(generation.trace)
 
 
+@contextmanager
+def _made(
+    engine: LAGEngine, mode: str, files: list[Path], adapters: list[str]
+) -> Iterator[dict[str, float]]:
+    """Gives the adapters to pin, with weights; in DyPRAG's modes they are made of the files."""
+    if mode not in MADE:
+        yield dict(_name_and_weight(text) for text in adapters)
+        return
+    from lag_engine.documents import DyPRAG, Passage
+
+    if adapters or not files:
+        raise PlanError(
+            f"Expected --context with mode {mode!r}, which makes an adapter of each text",
+            "found --adapter" if adapters else "found none",
+            "name the text with --context FILE; adapters of the library are pinned by 'prag'",
+        )
+    passages = [Passage(str(file), _read(file)) for file in files]
+    with DyPRAG.from_engine(engine).generated(passages) as names:
+        yield dict.fromkeys(names, 1.0)
+
+
 def _plan(
-    engine: LAGEngine, mode: str, adapters: list[str], score: str | None, *, approximate: bool
+    engine: LAGEngine, mode: str, pinned: dict[str, float], score: str | None, *, approximate: bool
 ) -> Plan:
-    pinned = dict(_name_and_weight(text) for text in adapters)
     options: dict[str, Any] = {} if score is None else {"score": score}
     return engine.plan(mode, adapters=pinned or None, approximate=approximate, **options)
 
@@ -97,13 +126,13 @@ def _name_and_weight(text: str) -> tuple[str, float]:
 
 
 def _with_context(question: str, files: list[Path], plan: Plan) -> str:
-    if not files:
+    if not files or plan.mode in MADE:
         return question
     if not plan.reads_documents:
         raise PlanError(
             "Expected a mode that reads documents where --context is given",
             f"found mode {plan.mode!r}",
-            "use 'rag', 'rag+lag' or 'rag+prag+lag', or leave --context out",
+            "use 'rag', 'rag+lag', 'rag+prag+lag' or 'dyprag', or leave --context out",
         )
     text = "\n\n".join(_read(file) for file in files)
     return f"Text: {text}\n\n{question}"

@@ -68,6 +68,25 @@ def test_other_settings_train_the_whole_collection_anew_whatever_became_of_the_f
     assert names(tmp_path, "mixture") == {"polyprag-1.txt#0", "polyprag-2.txt#0"}
 
 
+def test_lag_ask_makes_an_adapter_of_a_text_with_the_librarys_translator(
+    lag, folder, model, tmp_path
+):
+    lag("--method", "dyprag")
+    asked = ("ask", model, "Where?", "--library", tmp_path / "library", "--mode", "dyprag")
+
+    def ask(*options):
+        told = map(str, (*asked, "--max-new-tokens", 2, "--trace", *options))
+        return CliRunner().invoke(app, [*told], env={"COLUMNS": "200"})
+
+    told = ask("--context", folder / "0.txt")
+    assert told.exit_code == 0, told.output
+    assert "knowledge: dyprag-" in told.stdout
+    assert "Found: none" in ask().stderr
+    pinned = ask("--context", folder / "0.txt", "--adapter", "prag-0.txt#0")
+    assert "Found: --adapter" in pinned.stderr
+    assert pinned.exit_code == 1
+
+
 def test_dyprag_leaves_a_translator_that_engines_find(lag, folder, model, tmp_path):
     told = ("--method", "dyprag", "--translator-epochs", 2)
     assert "to be trained" in _status_of_new(lag, told)
