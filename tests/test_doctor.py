@@ -31,3 +31,13 @@ def test_doctor_tells_a_form_that_is_not_there_below_what_it_found(monkeypatch):
     assert found.exit_code == 1
     assert "auto, cpp, torch" in found.stderr
     assert "transformers" in found.stdout
+
+
+def test_ctrl_c_while_torch_is_imported_is_no_traceback(monkeypatch):
+    def wrapped():
+        raise RuntimeError("__set_name__") from KeyboardInterrupt()
+
+    monkeypatch.setattr("lag_engine.model.kernels.kernel_status", wrapped)
+    found = CliRunner().invoke(app, ["doctor"])
+    assert found.exit_code == 130
+    assert "Traceback" not in found.output

@@ -26,6 +26,11 @@ class LagGroup(TyperGroup):
         except LagError as error:
             print_error(error)
             raise typer.Exit(1) from error
+        except RuntimeError as error:
+            # Python 3.11 wraps a Ctrl-C at the making of a class, as when torch is imported.
+            if isinstance(error.__cause__, KeyboardInterrupt):
+                raise error.__cause__ from None
+            raise
 
 
 def print_error(error: LagError) -> None:
