@@ -48,12 +48,28 @@ def test_it_decides_and_computes_what_the_reference_does(router, n_tokens, n, d_
 
 
 @needs_compiler
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("x_dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("x_dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("n_tokens", [1, 20])
 def test_stored_and_activation_dtypes_may_differ(dtype, x_dtype, n_tokens):
     stack = draw(200, 96, 32, 4, dtype=dtype)
     check(LAG(7), stack, inputs(n_tokens, 96, dtype=x_dtype))
+
+
+@needs_compiler
+def test_float16_below_its_normal_numbers_is_read_as_it_is():
+    stack = draw(200, 96, 32, 4)
+    every = torch.arange(200)
+    small = [of(every) * 1e-6 for of in (stack.A, stack.B)]
+    stack = ResidentStack(Placed(*small, torch.ones(200, 4), torch.float16), CPU)
+    for n_tokens in (1, 20):
+        check(LAG(7), stack, inputs(n_tokens, 96) * 1e6)
+
+
+@needs_compiler
+def test_the_adapters_of_a_mix_are_named_best_first():
+    scores = CPP.fuse(Arrow(6), draw(200, 64, 16, 4), None).update(inputs(12, 64)).scores
+    assert torch.equal(scores, scores.sort(-1, descending=True).values)
 
 
 @needs_compiler
@@ -145,7 +161,6 @@ def test_adapters_of_several_ranks_lie_in_several_places(make_adapters, tmp_path
         check(LAG(3), stack, inputs(5, stack.arrow.shape[1]))
 
 
-@needs_compiler
 @needs_compiler
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("n_tokens", [1, 2, 12])

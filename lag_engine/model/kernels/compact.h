@@ -53,10 +53,10 @@ float write_nibbles(const Element* vector, int64_t n, uint8_t* nibbles, float& e
 template <class Use>
 void each_arrow(const Stack& stack, int n_threads, Use use) {
 #pragma omp parallel for num_threads(n_threads) schedule(static) if (n_threads > 1)
-    for (int64_t row = 0; row < stack.n; ++row) {
-        if (stack.arrow_element == FLOAT32) use(row, (const float*)stack.arrow[row]);
-        else use(row, (const bfloat16*)stack.arrow[row]);
-    }
+    for (int64_t row = 0; row < stack.n; ++row)
+        with_type(stack.arrow_element, [&](auto zero) {
+            use(row, (const decltype(zero)*)stack.arrow[row]);
+        });
 }
 
 }  // namespace lag

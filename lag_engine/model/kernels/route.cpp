@@ -35,9 +35,16 @@ void retrieve_token(
     const int64_t n_allowed = router.allowed ? router.n_allowed : stack.n;
     const int64_t k = std::min(router.k, n_allowed);
     const bool exact = router.kind == ARROW || router.k_min > 0;
-    auto run = stack.arrow_element == FLOAT32 ? choose<float> : choose<bfloat16>;
-    if (k > 0) run(stack, tokens.line(t), compact, bound, k, tokens.tolerance(t), exact, scratch);
-    else scratch.chosen.clear();
+    scratch.chosen.clear();
+    if (k > 0)
+        with_type(stack.arrow_element, [&](auto zero) {
+            choose<decltype(zero)>(
+                stack, tokens.line(t), compact, bound, k, tokens.tolerance(t), exact, scratch);
+        });
+    if (router.kind == ARROW)  // all are applied: the best is named first
+        std::sort(scratch.chosen.begin(), scratch.chosen.end(), [](auto& a, auto& b) {
+            return a.score > b.score || (a.score == b.score && a.row < b.row);
+        });
     if (router.k_min == 0) return;
     std::vector<float> order;
     for (const Candidate& c : scratch.chosen) order.push_back(c.score);
@@ -209,8 +216,9 @@ void route(const Stack& stack, const Router* routers, Call call) {
                     precision == CODES);
     const std::vector<Whole> whole = is_coarse ? whole_tokens(tokens) : std::vector<Whole>{};
     const Chosen chosen = retrieve(stack, routers, call, tokens, precision, whole);
-    auto run = stack.factor_element == FLOAT32 ? update<float> : update<bfloat16>;
-    run(stack, routers, call, tokens, chosen, total);
+    with_type(stack.factor_element, [&](auto zero) {
+        update<decltype(zero)>(stack, routers, call, tokens, chosen, total);
+    });
     if (call.base) add_to_base(call, total, stack.d_out);
 }
 

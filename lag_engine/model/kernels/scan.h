@@ -136,10 +136,10 @@ inline void scan(
             continue;
         else if (precision == CODES)
             score(Lines<int8_t>{stack.codes, stack.code_stride, nullptr}, stack.scales);
-        else if (stack.arrow_element == FLOAT32)
-            score(Lines<float>{nullptr, 0, stack.arrow}, nullptr);
         else
-            score(Lines<bfloat16>{nullptr, 0, stack.arrow}, nullptr);
+            with_type(stack.arrow_element, [&](auto zero) {
+                score(Lines<decltype(zero)>{nullptr, 0, stack.arrow}, nullptr);
+            });
     }
 }
 

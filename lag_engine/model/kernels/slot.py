@@ -11,6 +11,7 @@ from lag_engine.model.kernels.structs import (
     ELEMENTS,
     KINDS,
     SCORE_NUMBERS,
+    SUMMED,
     CallStruct,
     RouterStruct,
 )
@@ -68,7 +69,7 @@ class CompiledSlot:
         owners: Tensor | None = None,
     ) -> Tensor | None:
         """Returns `out` plus the update of every token; see `Fused`."""
-        if not takes(x) or out.dtype not in ELEMENTS or out.requires_grad:
+        if not takes(x) or out.dtype not in SUMMED or out.requires_grad:
             return None
         base = out.contiguous()
         total = torch.empty_like(base)

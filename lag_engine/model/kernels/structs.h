@@ -7,7 +7,16 @@
 
 namespace lag {
 
-enum Element : int32_t { FLOAT32 = 0, BFLOAT16 = 1 };
+enum Element : int32_t { FLOAT32 = 0, BFLOAT16 = 1, FLOAT16 = 2 };
+
+// Calls use(zero) with a zero of the element's type.
+template <class Use>
+inline auto with_type(int32_t element, Use use) {
+    if (element == FLOAT32) return use(float{});
+    if (element == BFLOAT16) return use(bfloat16{});
+    return use(float16{});
+}
+
 enum Kind : int32_t { LAG = 0, ARROW = 1 };
 enum Score : int32_t { BY_ARROW = 0, BY_PROJECTION = 1, BY_NORM = 2, BY_RELATIVE = 3 };
 
@@ -62,7 +71,7 @@ struct Call {
     float* weights;              // (n_tokens, width)
     const void* base;            // (n_tokens, d_out), what updates are added to; null for zeros
     void* total;                 // (n_tokens, d_out)
-    int32_t total_element;       // of base and total; FLOAT32 without a base
+    int32_t total_element;       // of base and total, no FLOAT16; FLOAT32 without a base
     int32_t is_approximate;      // whether few tokens may be scored in four bits
 };
 

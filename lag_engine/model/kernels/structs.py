@@ -7,8 +7,11 @@ from ctypes import Structure, c_float, c_int32, c_int64, c_void_p
 
 import torch
 
-ELEMENTS = {torch.float32: 0, torch.bfloat16: 1}
+ELEMENTS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 """The dtypes the operator reads."""
+
+SUMMED = (torch.float32, torch.bfloat16)
+"""The dtypes of a base's output that it adds to."""
 
 KINDS = {"lag": 0, "arrow": 1}
 SCORE_NUMBERS = {"arrow": 0, "projection": 1, "norm": 2, "relative": 3}

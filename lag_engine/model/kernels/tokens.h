@@ -88,7 +88,7 @@ inline Tokens read_tokens(
     Tokens tokens{.n = call.n_tokens, .d_in = d_in, .half_stride = half_stride,
                   .x = (const float*)call.x};
     const int64_t n = call.n_tokens;
-    if (call.x_element == BFLOAT16) {
+    if (call.x_element != FLOAT32) {
         tokens.widened_x.resize(n * d_in);
         tokens.x = tokens.widened_x.data();
     }
@@ -103,12 +103,13 @@ inline Tokens read_tokens(
     }
 #pragma omp parallel for num_threads(call.n_threads) if (n > 1 && call.n_threads > 1)
     for (int64_t t = 0; t < n; ++t) {
-        if (call.x_element == BFLOAT16) {
-            const bfloat16* from = (const bfloat16*)call.x + t * d_in;
-            each_vector(d_in, [&](int64_t j, int64_t width) {
-                store(some_floats(from + j, width), &tokens.widened_x[t * d_in + j], width);
+        if (call.x_element != FLOAT32)
+            with_type(call.x_element, [&](auto zero) {
+                const auto* from = (const decltype(zero)*)call.x + t * d_in;
+                each_vector(d_in, [&](int64_t j, int64_t width) {
+                    store(some_floats(from + j, width), &tokens.widened_x[t * d_in + j], width);
+                });
             });
-        }
         tokens.lengths[t] = length(tokens.line(t), d_in);
         if (half_stride)
             round_line(tokens.line(t), &tokens.halves[t * half_stride], tokens.lost[t], d_in);

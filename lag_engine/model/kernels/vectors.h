@@ -1,4 +1,4 @@
-// Dot products over rows of float32, bfloat16 or int8, sixteen lanes at a time.
+// Dot products over rows of float32, bfloat16, float16 or int8, sixteen lanes at a time.
 //
 // Written with the vector extensions of GCC and Clang: the compiler chooses the instructions of the
 // machine it runs on. Every product of a row and a column is summed in one order, whatever the tile
@@ -16,6 +16,9 @@
 namespace lag {
 
 struct bfloat16 {
+    uint16_t bits;
+};
+struct float16 {
     uint16_t bits;
 };
 
@@ -56,6 +59,16 @@ inline Floats floats(const bfloat16* from) {
     return (Floats)((Words)_mm512_cvtepu16_epi32(load<__m256i>(from)) << 16);
 #else
     return (Floats)(__builtin_convertvector(load<Shorts>(from), Words) << 16);
+#endif
+}
+inline Floats floats(const float16* from) {
+#ifdef __AVX512F__
+    return (Floats)_mm512_cvtph_ps(load<__m256i>(from));
+#else
+    const Words bits = __builtin_convertvector(load<Shorts>(from), Words);
+    const Words size = bits & 0x7fffu, endless = (Words)(size >= 0x7c00u) & 0x7f800000u;
+    const Floats scaled = (Floats)(size << 13) * 0x1p112f;  // what float32's exponents begin below
+    return (Floats)((Words)scaled | endless | (bits & 0x8000u) << 16);
 #endif
 }
 
