@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, cast
 
 from lag_engine.errors import PlanError
-from lag_engine.routing.routers import LAG, Arrow, SpectR
+from lag_engine.routing.routers import LAG, Arrow, SpectR, require_bool
 from lag_engine.routing.selections import (
     SLOTS,
     Generated,
@@ -151,6 +151,7 @@ class Plan:
         if mode not in MODES:
             raise _unknown_mode(mode)
         row = dict(zip(SLOTS, MODES[mode], strict=True))
+        require_bool("knowledge_routed", knowledge_routed)
         if knowledge_routed and Routed not in row["knowledge"]:
             raise PlanError(
                 "Expected knowledge_routed only where the knowledge slot is routed",

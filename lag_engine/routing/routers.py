@@ -44,7 +44,8 @@ class Arrow:
         approximate: as LAG's.
 
     Raises:
-        PlanError: `top_k` below 1, or a temperature that is not positive.
+        PlanError: `top_k` below 1, a temperature that is not positive, or an `approximate` that
+            is no bool.
     """
 
     top_k: int = 1
@@ -53,6 +54,7 @@ class Arrow:
 
     def __post_init__(self) -> None:
         _require_count("top_k", self.top_k)
+        require_bool("approximate", self.approximate)
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise PlanError(
                 "Expected a softmax temperature above 0",
@@ -159,8 +161,8 @@ class LAG:
             among 2,000 mixtures of them (`tests/benchmarks/bench_index.py`); nothing bounds it.
 
     Raises:
-        PlanError: a count below 1, ``k_min > k_max``, `keep` outside [0, 1], an unknown score, or
-            a floor that is not finite.
+        PlanError: a count below 1, ``k_min > k_max``, `keep` outside [0, 1], an unknown score, a
+            floor that is not finite, or an `approximate` that is no bool.
     """
 
     retrieve_k: int | Literal["adaptive"] = 20
@@ -175,6 +177,7 @@ class LAG:
         if self.retrieve_k != "adaptive":
             _require_count("retrieve_k", self.retrieve_k)
         _require_score(self.score)
+        require_bool("approximate", self.approximate)
         _require_count("k_min", self.k_min)
         if self.k_max < self.k_min or not 0.0 <= self.keep <= 1.0:
             raise PlanError(
@@ -254,6 +257,16 @@ def _taken(z: Tensor, columns: Tensor) -> Tensor:
 def _softmax(scores: Tensor) -> Tensor:
     """Returns a softmax over the last dimension; all zero where every score is -inf."""
     return torch.nan_to_num(torch.softmax(scores, dim=-1), nan=0.0)
+
+
+def require_bool(name: str, value: bool) -> None:
+    """Refuses what only stands for a bool: "false" would count as true."""
+    if not isinstance(value, bool):
+        raise PlanError(
+            f"Expected {name} to be True or False",
+            f"Found {name}={value!r}",
+            "Pass the bool itself, not a text or a number for it",
+        )
 
 
 def _require_count(name: str, value: int) -> None:

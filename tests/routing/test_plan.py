@@ -102,6 +102,8 @@ def test_rag_lag_routes_knowledge_on_request_only():
     assert Plan.from_mode("rag+lag", knowledge_routed=True).knowledge == Routed(LAG())
     with pytest.raises(PlanError, match="knowledge_routed"):
         Plan.from_mode("prag+lag", adapters=["d1"], knowledge_routed=True)
+    with pytest.raises(PlanError, match="Found knowledge_routed='no'"):
+        Plan.from_mode("rag+lag", knowledge_routed="no")
 
 
 @pytest.mark.parametrize("mode", PINNED)

@@ -263,6 +263,9 @@ def test_many_tokens_read_each_adapter_once(make_stack):
         lambda: LAG(5, floor=math.inf),
         lambda: LAG("adaptive", keep=1.5),
         lambda: LAG("adaptive", k_min=5, k_max=4),
+        lambda: LAG(approximate="false"),
+        lambda: LAG(approximate=1),
+        lambda: Arrow(approximate=None),
     ],
 )
 def test_options_out_of_range_are_refused(make):
