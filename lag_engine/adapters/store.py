@@ -74,6 +74,7 @@ class Store:
         self._snapshot: LibrarySnapshot | None = None
         self._reading = RLock()
         self._writing = RLock()
+        held.callback(self._forget)
         if not read_only:
             self.manifest.upgrade()
             self._sweep()
@@ -166,6 +167,11 @@ class Store:
         except LibraryCorruptError as error:
             # Told when the segment is needed, so that its adapters can still be removed.
             return error
+
+    def _forget(self) -> None:
+        """Lets go of the maps; snapshots in use keep theirs."""
+        with self._reading:
+            self._snapshot, self._mapped = None, {}
 
     def _sweep(self) -> None:
         """Deletes files in the segment folder that the manifest does not name."""

@@ -154,6 +154,11 @@ class AdapterBank:
         if self._snapshot is not None:
             self._snapshot.prefetch(names)
 
+    def close(self) -> None:
+        """Lets go of the library and of all that was read from it."""
+        self._library = None
+        self._read()
+
     def require(self, names: Sequence[str]) -> None:
         """Checks that every name is in the library.
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack
 
 from lag_engine.adapters.base_model import is_same_base
 from lag_engine.adapters.library import AdapterLibrary
-from lag_engine.errors import AdapterMismatchError, GenerationError
+from lag_engine.errors import AdapterMismatchError, GenerationError, LibraryError
 from lag_engine.model.loading import TINY, Dtype, Quantization, load
 from lag_engine.model.prompts import Prompt, PromptEncoder, context_length
 from lag_engine.model.requests import (
@@ -70,7 +71,8 @@ class LAGEngine:
 
     Raises:
         AdapterMismatchError: the library was made for another base model.
-        LibraryError: there is no library at the path, or it cannot be opened.
+        LibraryError: there is no library at the path, it cannot be opened, or an open one is given
+            with `map_factors` or `factor_cache_bytes`.
         ModelError: a target module is not linear, or the model is in another engine already.
     """
 
@@ -88,16 +90,13 @@ class LAGEngine:
         map_factors: bool = True,
         factor_cache_bytes: int | None = None,
     ) -> None:
-        is_path = isinstance(library, str | Path)
-        opened = (
-            AdapterLibrary.open(
-                library,
-                read_only=read_only,
-                map_factors=map_factors,
-                factor_cache_bytes=factor_cache_bytes,
-            )
-            if isinstance(library, str | Path)
-            else library
+        self._held = ExitStack()
+        opened = _opened(
+            library,
+            self._held,
+            read_only=read_only,
+            map_factors=map_factors,
+            factor_cache_bytes=factor_cache_bytes,
         )
         embeddings: Any = model.get_input_embeddings()
         self.model = model
@@ -118,13 +117,12 @@ class LAGEngine:
                 tokenizer,
                 opened,
                 pad_id=self._requests.pad_id,
-                owns_library=is_path,
+                held=self._held,
                 max_batch=max_batch,
                 max_waiting=max_waiting,
             )
         except BaseException:
-            if is_path and opened is not None:
-                opened.close()
+            self._held.close()
             raise
 
     @classmethod
@@ -162,21 +160,25 @@ class LAGEngine:
             from lag_engine import tiny
 
             library = tiny.library_path()
-        if isinstance(library, str | Path):  # what is wrong with it is told before a long loading
-            AdapterLibrary.open(
+        with ExitStack() as held:
+            opened = _opened(  # what is wrong with it is told before a long loading
                 library,
-                read_only=options.get("read_only", True),
-                factor_cache_bytes=options.get("factor_cache_bytes"),
-            ).close()
-        loaded = load(
-            model,
-            device=device,
-            dtype=dtype,
-            quantization=quantization,
-            revision=revision,
-            trust_remote_code=trust_remote_code,
-        )
-        return cls(loaded.model, loaded.tokenizer, library, name=loaded.name, **options)
+                held,
+                read_only=options.pop("read_only", True),
+                map_factors=options.pop("map_factors", True),
+                factor_cache_bytes=options.pop("factor_cache_bytes", None),
+            )
+            loaded = load(
+                model,
+                device=device,
+                dtype=dtype,
+                quantization=quantization,
+                revision=revision,
+                trust_remote_code=trust_remote_code,
+            )
+            engine = cls(loaded.model, loaded.tokenizer, opened, name=loaded.name, **options)
+            engine._held.push(held.pop_all())
+            return engine
 
     @property
     def context_length(self) -> int | None:
@@ -394,6 +396,34 @@ class LAGEngine:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _opened(
+    library: AdapterLibrary | str | Path | None,
+    held: ExitStack,
+    *,
+    read_only: bool,
+    map_factors: bool,
+    factor_cache_bytes: int | None,
+) -> AdapterLibrary | None:
+    """Opens a library given as a path; `held` closes it."""
+    if isinstance(library, str | Path):
+        return held.enter_context(
+            AdapterLibrary.open(
+                library,
+                read_only=read_only,
+                map_factors=map_factors,
+                factor_cache_bytes=factor_cache_bytes,
+            )
+        )
+    if library is not None and (factor_cache_bytes is not None or not map_factors):
+        name = "map_factors" if factor_cache_bytes is None else "factor_cache_bytes"
+        raise LibraryError(
+            f"Expected the path of a library where {name} is given",
+            f"found the open library {library.path}",
+            f"pass the path, or {name} to AdapterLibrary.open",
+        )
+    return library
 
 
 def _check_base(library: AdapterLibrary, model: PreTrainedModel, name: str | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -42,7 +42,7 @@ class Runtime:
         tokenizer: for the text of answers.
         library: its adapters; None for none.
         pad_id: fills a batch; always masked.
-        owns_library: whether `close` closes the library too.
+        held: closed last.
         max_batch: requests decoded together.
         max_waiting: requests that may wait for a place.
 
@@ -58,7 +58,7 @@ class Runtime:
         library: AdapterLibrary | None,
         *,
         pad_id: int,
-        owns_library: bool,
+        held: ExitStack,
         max_batch: int,
         max_waiting: int,
     ) -> None:
@@ -80,7 +80,7 @@ class Runtime:
             self._surgery,
             model=model,
             was_training=was_training,
-            library=library if owns_library else None,
+            held=held,
         )
 
     @property
@@ -225,11 +225,11 @@ def _undo(
     *,
     model: PreTrainedModel,
     was_training: bool,
-    library: AdapterLibrary | None,
+    held: ExitStack,
 ) -> None:
     worker.close()
     scheduler.close()
     surgery.remove()
+    surgery.bank.close()
     model.train(was_training)
-    if library is not None:
-        library.close()
+    held.close()

@@ -87,6 +87,33 @@ def test_a_wrong_library_or_bound_is_told_before_the_model_is_looked_for(folder,
         LAGEngine.from_pretrained("/nowhere", library=tmp_path / "none")
 
 
+def test_the_library_is_opened_once_and_closed_with_the_engine(folder, tmp_path, monkeypatch):
+    AdapterLibrary.create(tmp_path / "library", base_model=folder).close()
+    opened = []
+
+    def remember(*args, **options):
+        opened.append(AdapterLibrary(*args, **options))
+        return opened[-1]
+
+    monkeypatch.setattr(AdapterLibrary, "open", remember)
+    options = {"library": tmp_path / "library", "map_factors": False}
+    with LAGEngine.from_pretrained(folder, **options) as engine:
+        assert [engine.library] == opened
+        assert len(opened[0]) == 0
+    with pytest.raises(ModelError):
+        LAGEngine.from_pretrained("/nowhere", library=tmp_path / "library")
+    assert ["closed" in repr(library) for library in opened] == [True, True]
+
+
+def test_an_open_library_is_not_told_again_how_to_be_read(folder, tmp_path):
+    with AdapterLibrary.create(tmp_path / "library", base_model=folder) as library:
+        with pytest.raises(LibraryError, match=r"factor_cache_bytes.*Found the open library"):
+            LAGEngine.from_pretrained("/nowhere", library=library, factor_cache_bytes=1)
+        with pytest.raises(LibraryError, match="map_factors"):
+            LAGEngine.from_pretrained("/nowhere", library=library, map_factors=False)
+        assert library.generation == 0
+
+
 def test_a_checkpoint_with_missing_weights_is_refused(folder):
     weights = load_file(folder / "model.safetensors")
     weights.pop("model.layers.0.mlp.up_proj.weight")

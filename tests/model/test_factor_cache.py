@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -61,6 +63,16 @@ def test_two_engines_share_a_library_and_its_bound(path, byte_tokenizer):
             found = list(pool.map(answers, (first, second) * 3))
         with LAGEngine(build_text_model(), byte_tokenizer, path) as engine:
             assert found == [answers(engine)] * 6
+
+
+def test_a_closed_engine_lets_go_of_what_it_read(path, byte_tokenizer):
+    engine = LAGEngine(build_text_model(), byte_tokenizer, path)
+    answers(engine)
+    read = weakref.ref(engine.library.snapshot())
+    assert read() is not None
+    engine.close()
+    gc.collect()
+    assert read() is None
 
 
 def test_a_bound_that_is_no_number_of_bytes_is_refused(path, byte_tokenizer):
