@@ -88,6 +88,37 @@ def test_an_index_that_reads_more_finds_more(program, tmp_path, capsys):
     assert "recall" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("bench", "words", "told"),
+    [
+        ("bench_routing", ["--work", "nonsense"], "'decode+prefill+batch of 8, one plan+batch"),
+        ("bench_routing", ["--quick", "--work", ""], "found ''"),
+        ("bench_shared_lora_a", ["--work", "batch of 8, eight plans"], "'decode+prefill+batch"),
+        ("bench_routing", ["--adapters", "0"], "expected whole numbers above zero, such as 8,64"),
+        ("bench_routing", ["--rounds", "-1"], "--rounds: expected a whole number above zero"),
+        ("bench_routing", ["--peers", "-1"], "--peers: expected a whole number"),
+        ("bench_gpu", ["--shape", "toy", "--layers", "3"], "shape toy has 2; found 3"),
+        ("bench_index", ["--quick", "--adapters", "19"], "20 adapters are retrieved"),
+        ("bench_memory", ["--quick", "--adapters", "8"], "--retrieve-k 20"),
+        ("bench_cache", ["--tokens", "0"], "--tokens: expected a whole number above zero"),
+        ("bench_concurrent", ["--requests", "0"], "--requests: expected a whole number above"),
+        ("bench_passages", ["--count", "x"], "--count: expected a whole number above zero"),
+    ],
+)
+def test_what_cannot_be_measured_is_a_usage_error(program, capsys, bench, words, told):
+    with pytest.raises(SystemExit, match="2"):
+        program(bench)._options(words)
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", [0, 2])
+def test_what_is_given_beside_quick_is_what_is_measured(program, place):
+    words = ["--rounds", "7"]
+    words.insert(place, "--quick")
+    options = program("bench_routing")._options(words)
+    assert (options.quick, options.shape, options.rounds, options.prompt) == (True, "small", 7, 64)
+
+
 def test_the_growth_exponent_is_the_power_of_a_power_law(program):
     growth_exponent = program("common").growth_exponent
 

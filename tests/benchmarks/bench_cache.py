@@ -23,9 +23,11 @@ from common import (
     Spread,
     build_model,
     compared,
+    count,
     counts,
     one_thread,
     open_report,
+    parsed,
     parser,
     write_json,
 )
@@ -181,13 +183,9 @@ def _options(argv: Sequence[str] | None) -> Namespace:
     arguments.add_argument("--modules", choices=MODULES, default="attention")
     arguments.add_argument("--bounds", type=counts, default=[256, 1024], metavar="MB,MB,...")
     arguments.add_argument("--library-cache", type=Path, metavar="DIR", help="keep libraries here")
-    arguments.add_argument("--tokens", type=int, default=64)
-    arguments.add_argument("--rounds", type=int, default=3)
-    options = arguments.parse_args(argv)
-    if options.quick:
-        options.shape, options.adapters, options.bounds = "small", [200], [1]
-        options.tokens, options.rounds = 4, 1
-    return options
+    arguments.add_argument("--tokens", type=count, default=64)
+    arguments.add_argument("--rounds", type=count, default=3)
+    return parsed(arguments, argv, shape="small", adapters=[200], bounds=[1], tokens=4, rounds=1)
 
 
 if __name__ == "__main__":

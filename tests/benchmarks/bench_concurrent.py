@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from common import Spread, compared, one_thread, open_report, write_json
+from common import Spread, compared, count, one_thread, open_report, parsed, parser, write_json
 
 from lag_engine import tiny
 from lag_integrations.langchain import LAGChatModel
@@ -81,7 +80,7 @@ async def _cancel_half(
     def count(*_: object) -> None:
         seats = scheduler._decoder.seats if scheduler._decoder else ()
         cancelled_seats.append(sum(seat.is_cancelled() for seat in seats))
-        if len(seats) > len(asks) // 2:
+        if len(seats) > min(len(asks), scheduler._max_batch) // 2:
             loop.call_soon_threadsafe(is_busy.set)
 
     handle = engine.model.register_forward_pre_hook(count)
@@ -101,15 +100,10 @@ async def _cancel_half(
 
 
 def _options(argv: Sequence[str] | None) -> Namespace:
-    arguments = ArgumentParser(description=__doc__)
-    arguments.add_argument("--requests", type=int, default=32)
-    arguments.add_argument("--rounds", type=int, default=5)
-    arguments.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers here")
-    arguments.add_argument("--quick", action="store_true", help="fewer requests and rounds")
-    options = arguments.parse_args(argv)
-    if options.quick:
-        options.requests, options.rounds = 12, 2
-    return options
+    arguments = parser(__doc__)
+    arguments.add_argument("--requests", type=count, default=32)
+    arguments.add_argument("--rounds", type=count, default=5)
+    return parsed(arguments, argv, requests=12, rounds=2)
 
 
 if __name__ == "__main__":

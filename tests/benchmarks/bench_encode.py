@@ -10,13 +10,12 @@ from __future__ import annotations
 import sys
 import time
 import warnings
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from common import Spread, counts, one_thread, open_report, write_json
+from common import Spread, count, counts, one_thread, open_report, parsed, parser, write_json
 from peft import LoraConfig, get_peft_model
 from rich.table import Table
 from torch import Tensor
@@ -148,17 +147,12 @@ def _difference(ours: Deltas, theirs: Deltas) -> float:
 
 
 def _options(argv: Sequence[str] | None) -> Namespace:
-    parser = ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--counts", type=counts, default=[1, 8, 32, 128], metavar="G,G,...")
-    parser.add_argument("--peft", type=int, default=4, help="passages that PEFT trains in a round")
-    parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers here")
-    parser.add_argument("--quick", action="store_true", help="fewer passages and rounds")
-    options = parser.parse_args(argv)
-    if options.quick:
-        options.counts, options.rounds = [1, 8, 32], 2
-    return options
+    arguments = parser(__doc__)
+    arguments.add_argument("--counts", type=counts, default=[1, 8, 32, 128], metavar="G,G,...")
+    arguments.add_argument("--peft", type=count, default=4, help="passages of PEFT in a round")
+    arguments.add_argument("--epochs", type=count, default=1)
+    arguments.add_argument("--rounds", type=count, default=5)
+    return parsed(arguments, argv, counts=[1, 8, 32], rounds=2)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,18 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from common import Spread, build_model, compared, counts, open_report, parser, write_json
+from common import (
+    Spread,
+    build_model,
+    compared,
+    count,
+    counts,
+    open_report,
+    parsed,
+    parser,
+    whole,
+    write_json,
+)
 from libraries import MODULES, Part, Recipe, opened
 from rich.table import Table
 from transformers import LlamaForCausalLM
@@ -212,16 +223,13 @@ def _options(argv: Sequence[str] | None) -> Namespace:
     arguments = parser(__doc__, adapters=(64, 1000))
     arguments.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
     arguments.add_argument("--modules", choices=MODULES, default="attention")
-    arguments.add_argument("--layers", type=int, default=0, help="with own factors; 0 for all")
-    arguments.add_argument("--retrieve-k", type=int, default=20, metavar="K")
+    arguments.add_argument("--layers", type=whole, default=0, help="with own factors; 0 for all")
+    arguments.add_argument("--retrieve-k", type=count, default=20, metavar="K")
     arguments.add_argument("--batch", type=counts, default=[1, 8], metavar="B,B,...")
-    arguments.add_argument("--steps", type=int, default=20, help="of a round")
-    arguments.add_argument("--rounds", type=int, default=5)
+    arguments.add_argument("--steps", type=count, default=20, help="of a round")
+    arguments.add_argument("--rounds", type=count, default=5)
     arguments.add_argument("--captured", action="store_true", help="also as CUDA graphs")
-    options = arguments.parse_args(argv)
-    if options.quick:
-        options.shape, options.adapters, options.rounds = "small", [8, 64, 512], 3
-    return options
+    return parsed(arguments, argv, shape="small", adapters=[8, 64, 512], rounds=3)
 
 
 if __name__ == "__main__":

@@ -10,13 +10,13 @@ where the compiled operator reads four bits, and is absent elsewhere.
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from common import one_thread, open_report, write_json
+from common import count, one_thread, open_report, parsed, parser, write_json
 from indexes import WINDOWS, indexes
 from rich.table import Table
 from torch import Tensor
@@ -172,18 +172,16 @@ def _table(results: Sequence[dict[str, Any]]) -> Table:
 
 
 def _options(argv: Sequence[str] | None) -> Namespace:
-    arguments = ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    arguments.add_argument("--adapters", type=int, default=2000, help="of the synthetic library")
-    arguments.add_argument("--questions", type=int, default=200)
-    arguments.add_argument("--modules", type=int, default=6, help="the first so many")
+    arguments = parser(__doc__)
+    arguments.add_argument("--adapters", type=count, default=2000, help="of the synthetic library")
+    arguments.add_argument("--questions", type=count, default=200)
+    arguments.add_argument("--modules", type=count, default=6, help="the first so many")
     arguments.add_argument(
         "--library", type=Path, metavar="DIR", help="another one of lag-tiny's base"
     )
-    arguments.add_argument("--quick", action="store_true", help="one module, fewer adapters")
-    arguments.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers here")
-    options = arguments.parse_args(argv)
-    if options.quick:
-        options.adapters, options.questions, options.modules = 500, 10, 1
+    options = parsed(arguments, argv, adapters=500, questions=10, modules=1)
+    if options.adapters < K:
+        arguments.error(f"{K} adapters are retrieved: give at least as many")
     return options
 
 

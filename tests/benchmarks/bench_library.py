@@ -26,6 +26,7 @@ from common import (
     growth_exponent,
     one_thread,
     open_report,
+    parsed,
     parser,
     write_json,
 )
@@ -169,10 +170,7 @@ def _options(argv: Sequence[str] | None) -> Namespace:
     arguments.add_argument("--modules", choices=MODULES, default="attention")
     arguments.add_argument("--open", type=counts, default=[], metavar="N,N,...", help="only open")
     arguments.add_argument("--library-cache", type=Path, metavar="DIR", help="keep libraries here")
-    options = arguments.parse_args(argv)
-    if options.quick:
-        options.shape, options.adapters = "small", [30, 100, 300]
-    return options
+    return parsed(arguments, argv, shape="small", adapters=[30, 100, 300])
 
 
 if __name__ == "__main__":

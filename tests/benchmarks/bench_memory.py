@@ -20,7 +20,7 @@ from typing import Any
 
 import opening
 import torch
-from common import Spread, one_thread, open_report, parser, write_json
+from common import Spread, count, one_thread, open_report, parsed, parser, write_json
 from libraries import MODULES, Recipe, opened
 from rich.table import Table
 from torch import Tensor
@@ -145,11 +145,13 @@ def _options(argv: Sequence[str] | None) -> Namespace:
     arguments = parser(__doc__, adapters=(1000,))
     arguments.add_argument("--modules", choices=MODULES, default="attention")
     arguments.add_argument("--library-cache", type=Path, metavar="DIR", help="keep libraries here")
-    arguments.add_argument("--retrieve-k", type=int, default=20, metavar="K")
-    arguments.add_argument("--tokens", type=int, default=15)
-    options = arguments.parse_args(argv)
-    if options.quick:
-        options.shape, options.adapters, options.tokens = "small", [200], 5
+    arguments.add_argument("--retrieve-k", type=count, default=20, metavar="K")
+    arguments.add_argument("--tokens", type=count, default=15)
+    options = parsed(arguments, argv, shape="small", adapters=[200], tokens=5)
+    if options.retrieve_k > options.adapters[0]:
+        arguments.error(
+            f"a token reads --retrieve-k {options.retrieve_k} adapters: give at least as many"
+        )
     return options
 
 

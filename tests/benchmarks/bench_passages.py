@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from common import one_thread, open_report, write_json
+from common import count, one_thread, open_report, parsed, parser, write_json
 from rich.table import Table
 from torch.nn.functional import cross_entropy
 
@@ -109,20 +109,15 @@ def _ids(engine: LAGEngine, passage: Passage) -> list[int]:
 
 
 def _options(argv: Sequence[str] | None) -> Namespace:
-    parser = ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", type=Path, default=DATA / "tinystories-260k" / "hf")
-    parser.add_argument(
+    arguments = parser(__doc__)
+    arguments.add_argument("--model", type=Path, default=DATA / "tinystories-260k" / "hf")
+    arguments.add_argument(
         "--passages", type=Path, default=DATA / "popqa" / "popqa_1000_with_passages.json"
     )
-    parser.add_argument("--count", type=int, default=64)
-    parser.add_argument("--rate", type=float, default=3e-3)
-    parser.add_argument("--epochs", type=int, default=32)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers here")
-    parser.add_argument("--quick", action="store_true", help="fewer passages")
-    options = parser.parse_args(argv)
-    if options.quick:
-        options.count = 8
-    return options
+    arguments.add_argument("--count", type=count, default=64)
+    arguments.add_argument("--rate", type=float, default=3e-3)
+    arguments.add_argument("--epochs", type=count, default=32)
+    return parsed(arguments, argv, count=8)
 
 
 if __name__ == "__main__":

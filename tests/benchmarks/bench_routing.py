@@ -19,21 +19,24 @@ from common import (
     build_model,
     compared,
     compute_threads,
+    count,
     counts,
     growth_exponent,
     open_report,
+    parsed,
     parser,
+    whole,
     write_json,
 )
 from libraries import MODULES, Part, Recipe, opened
-from mttl_peer import facts_of
+from mttl_peer import checkout_of, facts_of
 from peers import OF_MTTL, OURS, peer_of
 from plot import draw_growth
 from rich.table import Table
 from targets import APPROXIMATE, RANK, RETRIEVE_K, target_of
 from torch import nn
 from transformers import LlamaForCausalLM
-from works import WORKS, Variant, in_turns, work_of
+from works import WORKS, Variant, in_turns, work_of, works
 
 from lag_engine import Plan
 from lag_engine.model.bank import AdapterBank
@@ -206,34 +209,33 @@ def _options(argv: Sequence[str] | None) -> Namespace:
     arguments = parser(__doc__, adapters=(64, 1000))
     arguments.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     arguments.add_argument("--modules", choices=MODULES, default="attention")
-    arguments.add_argument("--layers", type=int, default=0, help="with own factors; 0 for all")
+    arguments.add_argument("--layers", type=whole, default=0, help="with own factors; 0 for all")
     arguments.add_argument("--rank", type=counts, default=[RANK], metavar="R,R,...")
     arguments.add_argument("--retrieve-k", type=counts, default=[RETRIEVE_K], metavar="K,K,...")
     arguments.add_argument(
         "--approximate", action="store_true", help="also time plans that may miss an adapter"
     )
-    arguments.add_argument("--work", type=lambda text: text.split("+"), default=list(WORKS))
-    arguments.add_argument("--prompt", type=int, default=256, metavar="TOKENS")
-    arguments.add_argument("--tokens", type=int, default=8, help="decode steps of a round")
-    arguments.add_argument("--rounds", type=int, default=5)
+    arguments.add_argument("--work", type=works, default=list(WORKS), metavar="WORK+WORK+...")
+    arguments.add_argument("--prompt", type=count, default=256, metavar="TOKENS")
+    arguments.add_argument("--tokens", type=count, default=8, help="decode steps of a round")
+    arguments.add_argument("--rounds", type=count, default=5)
     arguments.add_argument("--threads", type=counts, default=[1], metavar="T,T,...")
-    arguments.add_argument("--peers", type=int, default=0, metavar="N", help="time them up to N")
+    arguments.add_argument("--peers", type=whole, default=0, metavar="N", help="time them up to N")
     arguments.add_argument("--peer", choices=[*OURS, *OF_MTTL], nargs="+", help="all that can run")
-    arguments.add_argument("--mttl", type=Path, metavar="DIR", help="a checkout of mttl, to run it")
-    arguments.add_argument("--peer-rounds", type=int, default=5, help="not warmed below 3")
-    arguments.add_argument("--peer-tokens", type=int, default=8, help="decode steps of a round")
-    arguments.add_argument("--library", type=int, default=0, metavar="N", help="make so many")
+    arguments.add_argument("--mttl", type=checkout_of, metavar="DIR", help="a checkout, to run it")
+    arguments.add_argument("--peer-rounds", type=count, default=5, help="not warmed below 3")
+    arguments.add_argument("--peer-tokens", type=count, default=8, help="decode steps of a round")
+    arguments.add_argument("--library", type=whole, default=0, metavar="N", help="make so many")
     arguments.add_argument("--library-cache", type=Path, metavar="DIR", help="keep libraries here")
     arguments.add_argument("--plot", type=Path, metavar="PNG", help="draw the growth with N")
-    options = arguments.parse_args(argv)
+    options = parsed(
+        arguments, argv, shape="small", adapters=[8, 64, 512], rounds=3, prompt=64, peers=64
+    )
     options.peer = options.peer or [*OURS, *(OF_MTTL if options.mttl else ())]
     if options.mttl is None and OF_MTTL.keys() & set(options.peer):
         arguments.error("to run mttl, clone github.com/microsoft/mttl and give its folder: --mttl")
     if options.plot and len(options.threads) > 1:
         arguments.error("a plot shows one number of threads: give --threads one, or no --plot")
-    if options.quick:
-        options.shape, options.adapters, options.rounds = "small", [8, 64, 512], 3
-        options.prompt, options.peers = 64, 64
     return options
 
 

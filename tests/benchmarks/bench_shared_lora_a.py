@@ -21,16 +21,19 @@ from common import (
     Spread,
     build_model,
     compared,
+    count,
     growth_exponent,
     one_thread,
     open_report,
+    parsed,
     parser,
+    whole,
     write_json,
 )
 from libraries import Part, Recipe, in_layer, layer_of, opened
 from rich.table import Table
 from transformers import LlamaForCausalLM
-from works import WORKS, Variant, in_turns, work_of
+from works import WORKS, Variant, in_turns, work_of, works
 
 from lag_engine import PeftAdapter, Plan
 from lag_engine.adapters import ModuleStack
@@ -176,16 +179,16 @@ def _table(rows: Sequence[Mapping[str, Any]], options: Namespace) -> Table:
 def _options(argv: Sequence[str] | None) -> Namespace:
     arguments = parser(__doc__, adapters=(1000, 10_000))
     arguments.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    arguments.add_argument("--layers", type=int, default=1, help="with own factors; 0 for all")
-    arguments.add_argument("--work", type=lambda text: text.split("+"), default=list(WORKS[:2]))
-    arguments.add_argument("--prompt", type=int, default=256, metavar="TOKENS")
-    arguments.add_argument("--tokens", type=int, default=8, help="decode steps of a round")
-    arguments.add_argument("--rounds", type=int, default=5)
+    arguments.add_argument("--layers", type=whole, default=1, help="with own factors; 0 for all")
+    known = WORKS[:3]  # every request has the one plan
+    arguments.add_argument(
+        "--work", type=partial(works, known=known), default=list(known[:2]), metavar="WORK+WORK+..."
+    )
+    arguments.add_argument("--prompt", type=count, default=256, metavar="TOKENS")
+    arguments.add_argument("--tokens", type=count, default=8, help="decode steps of a round")
+    arguments.add_argument("--rounds", type=count, default=5)
     arguments.add_argument("--library-cache", type=Path, metavar="DIR", help="keep libraries here")
-    options = arguments.parse_args(argv)
-    if options.quick:
-        options.shape, options.adapters, options.rounds = "small", [100, 1000], 3
-    return options
+    return parsed(arguments, argv, shape="small", adapters=[100, 1000], rounds=3)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import math
 import os
 import platform
 import shlex
 import statistics
 import sys
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
@@ -44,6 +45,9 @@ SHAPES: dict[str, dict[str, int]] = {
 
 CONSOLE_WIDTH = 120
 PACKAGES = ("lag-integrations", "torch", "transformers", "peft")
+
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+"""As peft imports it, it warns of a package for four bits, which nothing here needs."""
 
 
 @dataclass(frozen=True)
@@ -125,17 +129,30 @@ def one_thread() -> AbstractContextManager[None]:
     return compute_threads(1)
 
 
-def parser(description: str | None, *, adapters: Sequence[int]) -> ArgumentParser:
-    """The arguments that all programs over random libraries take."""
+def parser(description: str | None, *, adapters: Sequence[int] = ()) -> ArgumentParser:
+    """The arguments that all programs take; with `adapters`, also those over random libraries."""
     arguments = ArgumentParser(description=(description or "").splitlines()[0])
-    arguments.add_argument("--shape", choices=SHAPES, default="S", help="of the model")
-    arguments.add_argument("--adapters", type=counts, default=list(adapters), metavar="N,N,...")
-    arguments.add_argument(
-        "--store", choices=("float32", "bfloat16"), default="bfloat16", help="dtype of the library"
-    )
-    arguments.add_argument("--quick", action="store_true", help="small sizes, within two minutes")
+    if adapters:
+        arguments.add_argument("--shape", choices=SHAPES, default="S", help="of the model")
+        arguments.add_argument("--adapters", type=counts, default=list(adapters), metavar="N,N,...")
+        arguments.add_argument(
+            "--store", choices=("float32", "bfloat16"), default="bfloat16", help="of the library"
+        )
+    arguments.add_argument("--quick", action="store_true", help="small sizes where none are given")
     arguments.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers here")
     return arguments
+
+
+def parsed(arguments: ArgumentParser, argv: Sequence[str] | None, **quick: Any) -> Namespace:
+    """Returns the options; --quick gives other defaults, and what is given stays."""
+    options = arguments.parse_args(argv)
+    if options.quick:
+        arguments.set_defaults(**quick)
+        options = arguments.parse_args(argv)
+    if "layers" in options and options.layers > (most := SHAPES[options.shape]["layers"]):
+        found = f"shape {options.shape} has {most}; found {options.layers}"
+        arguments.error(f"argument --layers: expected no more than the model has; {found}")
+    return options
 
 
 def machine() -> dict[str, Any]:
@@ -185,10 +202,24 @@ def command_line() -> str:
 
 def counts(text: str) -> list[int]:
     """Reads whole numbers above zero from `1,2,3`; in ascending order, each once."""
-    found = sorted({int(part) for part in text.split(",")})
-    if found[0] < 1:
-        raise ValueError("expected counts above zero")
-    return found
+    expected = "whole numbers above zero, such as 8,64"
+    return sorted({_number(part, 1, expected) for part in text.split(",")})
+
+
+def count(text: str) -> int:
+    """Reads a whole number above zero."""
+    return _number(text, 1, "a whole number above zero, such as 8")
+
+
+def whole(text: str) -> int:
+    """Reads a whole number; zero is one."""
+    return _number(text, 0, "a whole number, such as 8, or 0")
+
+
+def _number(text: str, least: int, expected: str) -> int:
+    if not text.strip().isdecimal() or int(text) < least:
+        raise ArgumentTypeError(f"expected {expected}; found {text!r}")
+    return int(text)
 
 
 def _cpu_name() -> str:

@@ -11,9 +11,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from argparse import ArgumentParser
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -21,7 +19,7 @@ os.environ["TRITON_INTERPRET"] = "0"
 
 import torch
 import triton
-from common import CONSOLE_WIDTH
+from common import CONSOLE_WIDTH, parser
 from rich.console import Console
 from rich.table import Table
 from triton.backends.compiler import GPUTarget
@@ -96,10 +94,7 @@ class Kept:
 
 def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Runs the program and returns what it prints."""
-    arguments = ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    arguments.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers here")
-    arguments.add_argument("--quick", action="store_true", help="a few small cases")
-    options = arguments.parse_args(argv)
+    options = parser(__doc__).parse_args(argv)
     rows = [row for case in (QUICK if options.quick else CASES) for row in resources(case)]
     table = Table(
         title=f"Triton {triton.__version__} for sm_{TARGET.arch}: registers and bytes of stack of "

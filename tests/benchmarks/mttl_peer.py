@@ -15,6 +15,7 @@ import logging
 import re
 import subprocess
 import sys
+from argparse import ArgumentTypeError
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -54,7 +55,6 @@ def mttl_arrow(
             mttl's default, the product of a weighted sum of A and one of B.
 
     Raises:
-        FileNotFoundError: where the folder is no checkout of mttl.
         RuntimeError: where an expert is missing, or a layer does not compute the formula.
     """
     mttl = _imported(checkout)
@@ -71,6 +71,16 @@ def mttl_arrow(
         container.selector.overwrite_prototypes(part.stack(name).arrow)
     _check(mttl, whole, part, top_k, mixes_outputs)
     return _Called(whole).eval()
+
+
+def checkout_of(text: str) -> Path:
+    """Reads the folder of a checkout of mttl."""
+    if not (Path(text) / "mttl" / "models").is_dir():
+        raise ArgumentTypeError(
+            f"expected a checkout of mttl; {text} has no folder mttl/models; "
+            "clone github.com/microsoft/mttl and give its folder"
+        )
+    return Path(text)
 
 
 def facts_of(checkout: Path) -> dict[str, Any]:
@@ -121,11 +131,6 @@ class _Empty(ModuleType):
 
 def _imported(checkout: Path) -> Any:
     """Returns what imports mttl's modules from a checkout, by their names below `mttl`."""
-    if not (checkout / "mttl" / "models").is_dir():
-        raise FileNotFoundError(
-            f"Expected a checkout of mttl; {checkout} has no folder mttl/models. "
-            "Clone github.com/microsoft/mttl and give its folder with --mttl."
-        )
     if str(checkout) not in sys.path:
         sys.path.append(str(checkout))
     logging.getLogger("mttl").setLevel(logging.ERROR)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from argparse import ArgumentTypeError
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -31,6 +32,14 @@ class Variant(NamedTuple):
     run: Callable[[], float]
     rounds: int
     is_warmed: bool = True
+
+
+def works(text: str, known: Sequence[str] = WORKS) -> list[str]:
+    """Reads some of the known `WORKS` from `decode+prefill`; each once."""
+    found = list(dict.fromkeys(text.split("+")))
+    if not set(found) <= set(known):
+        raise ArgumentTypeError(f"expected some of {'+'.join(known)!r}; found {text!r}")
+    return found
 
 
 def work_of(name: str, *, prompt: int, steps: int) -> Forward:
