@@ -11,6 +11,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Sequence
+from itertools import cycle, islice
 from typing import Any
 
 from common import Spread, compared, count, one_thread, open_report, parsed, parser, write_json
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 async def _measure(options: Namespace) -> dict[str, Any]:
     models = [LAGChatModel(mode=mode, max_tokens=24) for mode in MODES]
-    questions = [q.prompt for q in tiny.questions()[: options.requests]]
+    questions = [q.prompt for q in islice(cycle(tiny.questions()), options.requests)]
     asks = [(models[i % len(models)], question) for i, question in enumerate(questions)]
     expected = [(await model.ainvoke(question)).content for model, question in asks]
     alone, together, equal = [], [], 0
