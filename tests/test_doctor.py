@@ -23,6 +23,7 @@ def test_doctor_says_what_computes_the_routed_updates(wanted, monkeypatch):
     told = " ".join(found.output.split())
     assert ("Triton kernels, experimental: Triton" in told) == (wanted == "triton")
     assert "transformers" in found.output
+    assert ("approximate routing" in told) == kernel_status().is_ready
 
 
 def test_doctor_tells_a_form_that_is_not_there_below_what_it_found(monkeypatch):

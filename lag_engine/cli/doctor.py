@@ -48,9 +48,16 @@ def _facts() -> Iterator[tuple[str, str]]:
     form = "the compiled operator" if status.is_ready else "plain PyTorch"
     yield "routed updates", f"{form} on the CPU: {status.reason}"
     if status.library is not None:
+        yield "", _approximate(status)
         yield "", f"{status.library}"
     yield "", f"on a GPU: {_on_gpu(default_form().name, gpu_status())}"
     yield "", "LAG_KERNELS=auto, cpp, torch or triton decides"
+
+
+def _approximate(status: KernelStatus) -> str:
+    if status.reads_nibbles:
+        return "approximate routing scans four bits of large stacks"
+    return "approximate routing is exact here: the processor has no AVX-512 VNNI"
 
 
 def _on_gpu(form: str, status: KernelStatus) -> str:

@@ -2,8 +2,9 @@
 
 `default_form` is what routed modules use unless they are told: the compiled operator where it can
 be built, plain PyTorch elsewhere. The environment variable LAG_KERNELS decides it: "auto", "torch",
-or "cpp", with which it is an error not to have the operator. "triton" takes the kernels of `gpu/`,
-which are experimental and never chosen otherwise; it is an error where they cannot run.
+or "cpp", with which it is an error not to have the operator; what that does not know (other routers
+than Arrow and LAG, gradients: see `CPP`) PyTorch computes even then. "triton" takes the kernels of
+`gpu/`, which are experimental and never chosen otherwise; it is an error where they cannot run.
 """
 
 from lag_engine.model.kernels.build import KernelStatus

@@ -29,11 +29,17 @@ def fuse(router: Router, stack: Stack, allowed: Tensor | None) -> CompiledSlot |
 
 
 CPP = Form("cpp", GROUPED.project, GROUPED.apply, fuse)
-"""The compiled operator; what it does not know is computed as `GROUPED` does."""
+"""The compiled operator; what it does not know is computed as `GROUPED` does, whoever asks for it.
+
+That is other routers than Arrow and LAG, more candidates than `MOST_CANDIDATES`, adapters that do
+not lie in memory as a library's do, dtypes that are not in `structs.py`, and gradients.
+"""
 
 
 def default_form() -> Form:
     """Returns the form that LAG_KERNELS asks for; "auto" takes the fastest there is on the CPU.
+
+    "cpp" promises that the operator is there, not that it computes everything; see `CPP`.
 
     Raises:
         ModelError: the variable has another value, or asks for what cannot be had here.
@@ -59,13 +65,13 @@ def kernel_status() -> KernelStatus:
         raise ModelError(
             f"Expected the compiled operator, as {VARIABLE}=cpp asks for it",
             f"Found that {status.reason}",
-            f"Install a C++20 compiler, or unset {VARIABLE} to run in PyTorch",
+            f"Mend that (it takes a C++20 compiler), or unset {VARIABLE} to run in PyTorch",
         )
     return status
 
 
 def _wanted() -> str:
-    wanted = os.environ.get(VARIABLE, "auto")
+    wanted = os.environ.get(VARIABLE) or "auto"
     if wanted not in CHOICES:
         raise ModelError(
             f"Expected {VARIABLE} to be one of {', '.join(CHOICES)}",
