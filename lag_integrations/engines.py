@@ -33,6 +33,7 @@ class EngineKey:
         device: "auto" or a torch device's name.
         quantization: "4bit", "8bit" or None.
         library: the library's folder; None for the model's own default, if it has one.
+        factor_cache_bytes: most that is kept of the library's files; None for no bound.
     """
 
     model: str
@@ -41,6 +42,7 @@ class EngineKey:
     device: str = "auto"
     quantization: str | None = None
     library: str | None = None
+    factor_cache_bytes: int | None = None
 
     def for_model(self, model: str) -> EngineKey:
         """The same settings for another model; a revision belongs to one model only."""
@@ -144,5 +146,6 @@ def _load(key: EngineKey) -> LAGEngine:
         device=key.device,
         dtype=cast("Any", key.dtype),  # the engine checks both, with a message of its own
         quantization=cast("Any", key.quantization),
+        factor_cache_bytes=key.factor_cache_bytes,
         **options,
     )

@@ -45,6 +45,8 @@ class ModelSettings(BaseModel):
         dtype: "auto" or a torch dtype's name.
         device: "auto" or a torch device's name.
         quantization: "4bit", "8bit" or None.
+        factor_cache_bytes: the most that the process keeps of the library's files, for one larger
+            than memory (Linux); None leaves it to the system. No answer depends on it.
 
     Raises:
         PlanError: there is no such mode.
@@ -72,6 +74,7 @@ class ModelSettings(BaseModel):
     dtype: str = "auto"
     device: str = "auto"
     quantization: str | None = None
+    factor_cache_bytes: int | None = Field(None, ge=1)
 
     @model_validator(mode="before")
     @classmethod
@@ -122,7 +125,12 @@ class ModelSettings(BaseModel):
     def engine_key(self) -> EngineKey:
         """What this model's engine is shared by."""
         loading = {name: getattr(self, name) for name in LOADING}
-        return EngineKey(model=self.model, library=self.library, **loading)
+        return EngineKey(
+            model=self.model,
+            library=self.library,
+            factor_cache_bytes=self.factor_cache_bytes,
+            **loading,
+        )
 
     @property
     def engine(self) -> LAGEngine:

@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import json
 from importlib.metadata import version
+from io import StringIO
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
-from lag_engine import AdapterLibrary, LAGEngine
+from lag_engine import AdapterLibrary, LAGEngine, LagError
 from lag_engine.cli import app
+from lag_engine.cli.console import print_error
 
 
 @pytest.fixture
@@ -112,6 +115,30 @@ def test_a_mistake_is_a_panel_and_not_a_traceback(lag, tmp_path):
     assert "Traceback" not in result.output
 
 
+def test_a_folder_of_adapters_is_told_how_to_be_added(lag, library, on_disk):
+    result = lag("library", "add", library, on_disk.adapters)
+    assert result.exit_code == 1
+    assert f"{on_disk.adapters}/*" in result.stderr.replace("\n", "")
+
+
+def test_a_long_mistake_is_shortened_on_a_terminal_only(monkeypatch):
+    names = [f"adapter-{i}" for i in range(1000)]
+    error = LagError("Expected a sound file", f"found {', '.join(names)} broken", "restore it")
+
+    def printed(is_terminal):
+        console = Console(file=StringIO(), width=200, force_terminal=is_terminal)
+        monkeypatch.setattr("lag_engine.cli.console.err", console)
+        print_error(error)
+        return console.file.getvalue()
+
+    short, whole = printed(True), printed(False)
+    assert "adapter-0," in short
+    assert "adapter-999 broken" in short
+    assert "words, told where the output is piped" in short
+    assert short.count("\n") < 12
+    assert all(name in whole for name in names)
+
+
 @pytest.fixture
 def ask(lag, on_disk):
     def run(*arguments):
@@ -144,6 +171,16 @@ def test_ask_routes_by_the_score_it_is_told(ask, monkeypatch):
     assert not any(plan.knowledge.router.approximate for plan in plans)
     assert ask("--approximate").exit_code == 0
     assert plans[-1].knowledge.router.approximate
+
+
+@pytest.mark.parametrize("command", [("ask", "lag-tiny", "Who?"), ("serve", "--port", 0)])
+def test_the_bound_of_the_library_reaches_the_engine(lag, command, monkeypatch):
+    def told(*_, factor_cache_bytes, **__):
+        raise LagError(f"bound to {factor_cache_bytes}")
+
+    monkeypatch.setattr(LAGEngine, "from_pretrained", told)
+    assert "bound to 2000000" in lag(*command, "--factor-cache-mb", 2).stderr
+    assert "bound to None" in lag(*command).stderr
 
 
 def test_ask_puts_context_into_the_prompt(ask, tmp_path):

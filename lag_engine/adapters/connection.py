@@ -21,7 +21,7 @@ def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
     if not os.access(path.parent, os.W_OK):
         raise LibraryError(
             "Expected a library that can be written",
-            f"found that {path.parent} cannot",
+            f"found that {path.parent} cannot be written",
             "open it with read_only=True, or copy it",
         )
     db = _open(f"{path.resolve().as_uri()}?mode=rw")

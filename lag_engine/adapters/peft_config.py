@@ -111,10 +111,13 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / CONFIG_NAME
     if not path.is_file():
+        inside = len(list(folder.glob(f"*/{CONFIG_NAME}")))
         raise AdapterFormatError(
             f"Expected a PEFT adapter folder with {CONFIG_NAME}",
-            f"found no such file in {folder}",
-            "pass the folder that PEFT's save_pretrained wrote",
+            f"found no such file in {folder}" + (f", but {inside} adapters" if inside else ""),
+            f"pass these, in a shell as {folder}/*"
+            if inside
+            else "pass the folder that PEFT's save_pretrained wrote",
         )
     refuse_lfs_pointer(path)
     try:

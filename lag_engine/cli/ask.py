@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from lag_engine.cli.console import out
+from lag_engine.cli.engine_options import FactorCache, n_cache_bytes
 from lag_engine.errors import PlanError
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def ask(
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
     seed: Annotated[int | None, typer.Option(help="Of the sampling.")] = None,
+    factor_cache_mb: FactorCache = None,
     trace: Annotated[bool, typer.Option(help="Show which adapters were chosen.")] = False,
 ) -> None:
     """Ask a model one question."""
@@ -64,8 +66,9 @@ def ask(
 
     files = context or []
     mode = mode or ("rag+lag" if files else "lag")
+    cache = n_cache_bytes(factor_cache_mb)
     with (
-        LAGEngine.from_pretrained(model, library=library) as engine,
+        LAGEngine.from_pretrained(model, library=library, factor_cache_bytes=cache) as engine,
         _made(engine, mode, files, adapter or []) as pinned,
     ):
         plan = _plan(engine, mode, pinned, score, approximate=approximate)

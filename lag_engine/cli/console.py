@@ -12,6 +12,8 @@ from typer.core import TyperGroup
 
 from lag_engine.errors import LagError
 
+_MOST_WORDS = 80
+
 out = Console()
 err = Console(stderr=True)
 
@@ -44,7 +46,18 @@ def _line(label: str, text: str) -> Text:
     text = text.strip()
     if text.lower().startswith(label.lower()):
         text = text[len(label) :].lstrip(": ")
+    text = _shortened(text) if err.is_terminal else text
     return Text.assemble((f"{label}: ", "bold"), (text, "default"))
+
+
+def _shortened(text: str) -> str:
+    """Leaves out the middle of a long text, such as the names of a thousand adapters."""
+    words = text.split(" ")
+    left_out = len(words) - _MOST_WORDS
+    if left_out <= 0:
+        return text
+    told = f"[... {left_out:,} words, told where the output is piped ...]"
+    return " ".join([*words[: _MOST_WORDS // 2], told, *words[-_MOST_WORDS // 2 :]])
 
 
 def n_bytes_text(n_bytes: int) -> str:

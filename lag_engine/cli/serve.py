@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from lag_engine.cli.console import err, out
+from lag_engine.cli.engine_options import FactorCache, n_cache_bytes
 from lag_engine.errors import LagError
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def serve(
     quantization: Annotated[
         Literal["4bit", "8bit"] | None, typer.Option(help="Through bitsandbytes.")
     ] = None,
+    factor_cache_mb: FactorCache = None,
     inspector: Annotated[
         bool, typer.Option("--inspector", help="Also serve a page that shows the routing.")
     ] = False,
@@ -56,7 +58,12 @@ def serve(
         if quiet:
             _hide_progress()
         with LAGEngine.from_pretrained(
-            model, library=library, device=device, dtype=dtype, quantization=quantization
+            model,
+            library=library,
+            device=device,
+            dtype=dtype,
+            quantization=quantization,
+            factor_cache_bytes=n_cache_bytes(factor_cache_mb),
         ) as engine:
             app = create_app(engine, served_name=served_name, auto_mode=mode, trace=trace)
             names = ModelNames(engine, served_name, auto_mode=mode)

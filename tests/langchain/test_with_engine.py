@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import chromadb
 import pytest
@@ -10,6 +11,7 @@ from langchain_classic.chains import create_retrieval_chain
 from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.prompts import ChatPromptTemplate
+from pydantic import ValidationError
 
 from lag_engine import LAGEngine, write_heat_map
 from lag_integrations.engines import EngineKey, get_engine, release_engine
@@ -152,6 +154,25 @@ def test_the_heat_map_is_a_picture_of_the_trace(llm, tmp_path):
     n_prompt_tokens = answer.usage_metadata["input_tokens"]
     write_heat_map(trace, path, title="Who is Rosa?", n_prompt_tokens=n_prompt_tokens)
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="asks Linux")
+def test_the_bound_of_the_library_reaches_the_engine_and_no_answer(on_disk, llm, monkeypatch):
+    seen = []
+    load = LAGEngine.from_pretrained
+    monkeypatch.setattr(
+        LAGEngine, "from_pretrained", lambda *a, **k: seen.append(k) or load(*a, **k)
+    )
+    bounded = llm.with_changes(factor_cache_bytes=1 << 20)
+    try:
+        assert bounded.invoke("Who is Rosa?").content == llm.invoke("Who is Rosa?").content
+        assert seen[-1]["factor_cache_bytes"] == 1 << 20
+        assert bounded.engine is not llm.engine
+        assert bounded._get_llm_string() == llm._get_llm_string()
+    finally:
+        release_engine(bounded.engine_key)
+    with pytest.raises(ValidationError, match="factor_cache_bytes"):
+        LAGChatModel(factor_cache_bytes=0)
 
 
 def test_a_model_loads_its_engine_again_after_it_was_closed(on_disk):

@@ -35,6 +35,11 @@ def test_metadata_from_files_is_what_the_engine_says(tiny_llm):
     assert tiny_llm.metadata == unloaded
 
 
+def test_the_bound_of_the_library_is_the_engines():
+    llm = LAGLLM(model="owner/not-there", factor_cache_bytes=1 << 20)
+    assert llm.with_mode("base").engine_key.factor_cache_bytes == 1 << 20
+
+
 def test_a_context_window_of_the_users_is_what_metadata_tells(make_llm, engine):
     assert make_llm(engine, context_window=100).metadata.context_window == 100
 
