@@ -28,7 +28,7 @@ SOURCES = Path(__file__).parent
 OPTIONS = ("-std=c++20", "-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
 COMPILERS = ("c++", "g++", "clang++")
 SECONDS = 300
-ELSEWHERE = "LAG_CACHE names another folder"
+ELSEWHERE = "set LAG_CACHE to a folder that can be written"
 
 
 class KernelStatus(NamedTuple):
