@@ -169,7 +169,10 @@ def test_what_is_added_at_once_is_what_is_added_afterwards(n_tokens, dtype):
     out = inputs(n_tokens, 40, dtype=dtype, seed=2)[None]
     before = out.clone()
     slot = CPP.fuse(LAG(8), stack, None)
-    assert torch.equal(slot.added(out, x), out + slot.update(x).total.to(dtype))
+    expected = out + slot.update(x).total.to(dtype)
+    assert torch.equal(slot.added(out, x), expected)
+    apart = torch.stack([x, x], dim=-1)[None, ..., 0]  # as modules get it, and not contiguous
+    assert torch.equal(slot.added(out, apart), expected)
     assert torch.equal(out, before)
 
 
@@ -202,6 +205,7 @@ def test_what_it_does_not_know_is_left_to_pytorch(make_stack):
     assert slot.update(inputs(2, 64).double()) is None
     assert slot.update(inputs(2, 64).requires_grad_()) is None
     assert slot.update(inputs(0, 64)) is None
+    assert slot.added(inputs(2, 16).half(), inputs(2, 64)) is None
 
 
 @needs_compiler

@@ -1,4 +1,4 @@
-// What Python hands over; the ctypes structures of `operator.py` mirror these field by field.
+// What Python hands over; the ctypes structures of `structs.py` mirror these field by field.
 #pragma once
 
 #include <cstdint>
